@@ -1,0 +1,46 @@
+# `make` alone lists the targets. Every target makes the environment first, if it is missing.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+DONE   := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check fmt bench toy clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+$(DONE): pyproject.toml constraints.txt
+	@echo "making the environment in $(VENV) (about 2 GB; the first time takes a few minutes)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(DONE)
+
+setup: $(DONE) ## make the environment
+
+demo: $(DONE) ## train the shipped tiny student in five ways and open-able report (minutes, CPU, offline)
+	@$(BIN)/teachwise demo
+
+test: check ## everything: check, then the test suite
+	@$(BIN)/python -m pytest
+
+check: $(DONE) ## ruff, types, import contract, docs tests
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python -m pytest -q --no-header --durations=0 tests/test_docs.py
+
+fmt: $(DONE) ## format the code
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+
+bench: $(DONE) ## measure: kill -9 resume test, import time
+	@$(BIN)/python bench/kills.py
+
+toy: $(DONE) ## pre-train the shipped student again (about 15 minutes on one core)
+	@$(BIN)/python -m teachwise.toy.pretrain --out build/student
+
+clean: ## remove what the targets made, not your runs
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,6 @@
+"""`python -m teachwise` is the `teachwise` command."""
+
+from teachwise.cli import main
+
+if __name__ == "__main__":
+    main()

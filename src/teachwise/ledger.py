@@ -1,0 +1,178 @@
+"""What was asked of the teacher, what it answered, and what that used of the budget.
+
+One SQLite file with one row per distinct request. A row is `sent` before the request leaves and `done` once its whole
+reply is on the disk; a `done` request is never sent again, whatever is killed. A row still `sent` when the ledger is
+opened belongs to a process that died: nobody knows whether it was billed, so it becomes `unknown`, its reservation
+stays counted as spent, and it is asked again.
+
+Only raw replies are kept here. Reading an answer out of one is done afterwards, from the ledger, and costs nothing.
+"""
+
+import json
+import sqlite3
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from teachwise.records import Message
+from teachwise.run import content_hash
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS request (
+    key               TEXT PRIMARY KEY,
+    model             TEXT NOT NULL,
+    body              TEXT NOT NULL,
+    state             TEXT NOT NULL CHECK (state IN ('sent', 'done', 'failed', 'unknown')),
+    reserved_tokens   INTEGER NOT NULL,
+    lost_tokens       INTEGER NOT NULL DEFAULT 0,
+    text              TEXT,
+    finish_reason     TEXT,
+    prompt_tokens     INTEGER,
+    completion_tokens INTEGER,
+    error             TEXT,
+    changed_at        REAL NOT NULL
+)
+"""
+
+_SPENT = """
+SELECT COALESCE(SUM(lost_tokens), 0)
+     + COALESCE(SUM(CASE WHEN state = 'done' THEN prompt_tokens + completion_tokens
+                         WHEN state IN ('sent', 'unknown') THEN reserved_tokens ELSE 0 END), 0)
+FROM request
+"""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question to the teacher.
+
+    Attributes:
+        model: The teacher's name at its endpoint.
+        messages: The chat so far.
+        max_tokens: Most tokens it may write.
+        temperature: 0 is greedy.
+        prompt_version: Raised when the words of the prompt change.
+        sample: Index among several samples of the same prompt.
+    """
+
+    model: str
+    messages: tuple[Message, ...]
+    max_tokens: int
+    temperature: float
+    prompt_version: str
+    sample: int = 0
+
+    @property
+    def body(self) -> str:
+        """The request as canonical JSON."""
+        return json.dumps({**vars(self), "messages": list(self.messages)}, sort_keys=True, ensure_ascii=False)
+
+    @property
+    def key(self) -> str:
+        """What makes two requests the same: everything that can change the reply, and nothing else."""
+        return content_hash(self.body)
+
+    @property
+    def upper_bound_tokens(self) -> int:
+        """More tokens than this request can cost: a token is at least one byte of the prompt, plus chat markup."""
+        return sum(len(m["content"].encode()) + 16 for m in self.messages) + self.max_tokens
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back for a request.
+
+    Attributes:
+        text: The reply; "" when it failed.
+        finish_reason: `stop`, `length`, or what the endpoint said.
+        prompt_tokens: Tokens read, as billed.
+        completion_tokens: Tokens written, as billed.
+        error: Why there is no reply, or None.
+    """
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    error: str | None = None
+
+
+class Ledger:
+    """The teacher's account. One writer at a time.
+
+    Args:
+        path: The SQLite file; made if missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._db = sqlite3.connect(path, isolation_level=None)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = FULL")
+        self._db.execute(_SCHEMA)
+        self._db.execute("UPDATE request SET state = 'unknown' WHERE state = 'sent'")
+
+    def reply(self, request: Request) -> Reply | None:
+        """The committed reply, or None where there is none yet."""
+        row = self._db.execute(
+            "SELECT text, finish_reason, prompt_tokens, completion_tokens FROM request WHERE key = ? AND state = 'done'",
+            (request.key,),
+        ).fetchone()
+        return Reply(*row) if row else None
+
+    def reserve(self, request: Request, budget_tokens: int | None) -> bool:
+        """Note that the request is about to be sent, if the budget can bear its upper bound.
+
+        Returns:
+            False, and nothing noted, when the budget might be passed.
+        """
+        bound = request.upper_bound_tokens
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            if budget_tokens is not None and self.spent_tokens() + bound > budget_tokens:
+                return False
+            self._db.execute(
+                "INSERT INTO request (key, model, body, state, reserved_tokens, changed_at) VALUES (?, ?, ?, 'sent', ?, ?)"
+                " ON CONFLICT (key) DO UPDATE SET state = 'sent', changed_at = excluded.changed_at, lost_tokens ="
+                " lost_tokens + CASE WHEN request.state = 'unknown' THEN request.reserved_tokens ELSE 0 END",
+                (request.key, request.model, request.body, bound, time.time()),
+            )
+        return True
+
+    def settle(self, request: Request, reply: Reply) -> None:
+        """Commit a reply (or its failure); after this returns it survives any kill."""
+        self._db.execute(
+            "UPDATE request SET state = ?, text = ?, finish_reason = ?, prompt_tokens = ?, completion_tokens = ?,"
+            " error = ?, changed_at = ? WHERE key = ?",
+            (
+                "failed" if reply.error else "done",
+                reply.text,
+                reply.finish_reason,
+                reply.prompt_tokens,
+                reply.completion_tokens,
+                reply.error,
+                time.time(),
+                request.key,
+            ),
+        )
+
+    def spent_tokens(self) -> int:
+        """Tokens counted against the budget: billed ones, reservations in flight, and lost ones."""
+        return int(self._db.execute(_SPENT).fetchone()[0])
+
+    def totals(self) -> dict[str, Any]:
+        """Requests by state, and tokens read, written and lost."""
+        states: Sequence[tuple[str, int]] = self._db.execute(
+            "SELECT state, COUNT(*) FROM request GROUP BY state"
+        ).fetchall()
+        read, written, lost = self._db.execute(
+            "SELECT COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0), COALESCE(SUM(lost_tokens), 0)"
+            " FROM request"
+        ).fetchone()
+        return {"requests": dict(states), "prompt_tokens": read, "completion_tokens": written, "lost_tokens": lost}
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()

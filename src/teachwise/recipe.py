@@ -1,0 +1,373 @@
+"""The recipe: one YAML file that says what a run does, typed and strict.
+
+It is read whole before any work starts. Every problem is reported at once, each with `file:line` and, for a
+misspelt key, the nearest right one. Four keys are enough (student, teacher, data, budget); the resolved recipe,
+with every default filled in, is copied into the run folder.
+"""
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from teachwise.errors import RecipeError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """A part of the recipe; unknown keys are mistakes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Student(Section):
+    """The model to fine-tune. A plain string is short for `{model: ...}`."""
+
+    model: str = Field(description="hub name or folder, for `AutoModelForCausalLM`; `toy` is the student in the box")
+    revision: str | None = Field(None, description="hub revision to pin")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="weights in memory")
+    device: str = Field("auto", description="`auto`, `cpu`, `cuda`, `mps`")
+    trust_remote_code: bool = Field(False, description="run code that comes with the model")
+
+
+class Teacher(Section):
+    """The model that writes rationales. A plain string is short for `{model: ...}`."""
+
+    model: str = Field(description="name at the endpoint, or hub name or folder for `engine: hf`")
+    engine: Literal["openai", "hf"] = Field("openai", description="`openai`: any OpenAI-compatible server; `hf`: local")
+    base_url: str | None = Field(None, description="endpoint, for instance http://127.0.0.1:8000/v1")
+    key_env: str | None = Field(None, description="environment variable that holds the API key")
+    max_tokens: Positive = Field(2048, description="most tokens of one rationale")
+    temperature: float = Field(0.0, ge=0, description="0 is greedy")
+    concurrency: Positive = Field(8, description="requests in flight")
+    timeout_seconds: float = Field(600, gt=0, description="how long to wait for one reply")
+
+
+class Split(Section):
+    """Shares of the examples; what they leave over is not used."""
+
+    train: Fraction = 0.8
+    dev: Fraction = 0.1
+    test: Fraction = 0.1
+
+    @model_validator(mode="after")
+    def _shares(self) -> "Split":
+        if self.train + self.dev + self.test > 1 + 1e-9:
+            raise ValueError(f"the shares sum to {self.train + self.dev + self.test:g}, wanted at most 1")
+        if min(self.train, self.dev, self.test) == 0:
+            raise ValueError("train, dev and test must each be above 0")
+        return self
+
+
+class Columns(Section):
+    """Which column of the table holds what. Left out: found by the usual names."""
+
+    question: str | None = None
+    options: str | list[str] | None = Field(
+        None, description="one column (a list, or a list literal), or one per option"
+    )
+    answer: str | None = Field(None, description="letter, option text, or index; see `answer_is`")
+    subject: str | None = None
+    level: str | None = Field(None, description="known difficulty, a whole number")
+    split: str | None = Field(None, description="train, dev or test, where the table has its own split")
+
+
+class Data(Section):
+    """The questions."""
+
+    task: Literal["multiple_choice", "mmlu_pro", "toy"] = Field("multiple_choice", description="how to read them")
+    source: str | None = Field(None, description="Parquet, JSONL, CSV, TSV, or a hub name; the task may have its own")
+    hub_split: str = Field("test", description="split to load when the source is a hub name")
+    columns: Columns = Columns()
+    answer_is: Literal["auto", "letter", "text", "index", "index_from_1"] = Field(
+        "auto", description="how the answer column names the option"
+    )
+    split: Split = Split()
+    seed: int = Field(0, description="seed of the split")
+    limit: dict[Literal["train", "dev", "test"], Positive] = Field({}, description="keep at most so many per split")
+
+
+class Budget(Section):
+    """What may be spent."""
+
+    teacher_tokens: Annotated[int, Field(ge=0)] | None = Field(
+        description="cap on tokens read and written by the teacher, for the whole run; null is no cap"
+    )
+
+
+class Score(Section):
+    """How unsure the student is, before training."""
+
+    measure: Literal["answer_entropy", "column"] = Field("answer_entropy", description="`column`: measured elsewhere")
+    column: str | None = Field(None, description="for `measure: column`: the column with the score, higher = less sure")
+    correct: str | None = Field(
+        None, description="for `measure: column`: the column that says if the student was right"
+    )
+    batch_tokens: Positive = Field(16_384, description="tokens per forward pass, padding included")
+
+    @model_validator(mode="after")
+    def _column(self) -> "Score":
+        if self.measure == "column" and not (self.column and self.correct):
+            raise ValueError("measure `column` needs both `column` and `correct`")
+        return self
+
+
+class Validate(Section):
+    """The gate: do the scores predict the student's errors?"""
+
+    min_auc: Fraction = Field(0.60, description="ROC AUC on train rows below which the run stops")
+    on_fail: Literal["stop", "warn", "random"] = Field("stop", description="`random`: route at random and say so")
+
+
+class Stage(Section):
+    """One round of training: which bands get what. Bands that are not named are not used in this stage."""
+
+    easy: Literal["answer", "rationale"] | None = None
+    medium: Literal["answer", "rationale"] | None = None
+    hard: Literal["answer", "rationale"] | None = None
+    all: Literal["answer", "rationale"] | None = None
+    epochs: Annotated[float, Field(gt=0)] | None = Field(None, description="default: `train.epochs`")
+    learning_rate: Annotated[float, Field(gt=0)] | None = Field(None, description="default: `train.learning_rate`")
+
+    @property
+    def gives(self) -> dict[str, str]:
+        """Band to what it gets, for the bands this stage uses."""
+        found = {band: getattr(self, band) for band in ("easy", "medium", "hard", "all")}
+        return {band: give for band, give in found.items() if give is not None}
+
+
+class Arm(Section):
+    """One way of spending: a routing policy and its stages."""
+
+    policy: Literal["none", "all", "bands", "random"] = Field(description="how examples are chosen")
+    give: Literal["answer", "rationale"] | None = Field(None, description="for `all`: what every example gets")
+    edges: tuple[Fraction, Fraction] = Field((0.25, 0.75), description="for `bands`: quantiles of the train scores")
+    like: str | None = Field(None, description="for `random`: the arm whose sizes and stages it copies")
+    stages: list[Stage] = Field([], description="for `bands`: rounds of training, in order, on the same weights")
+
+    @model_validator(mode="after")
+    def _fits_policy(self) -> "Arm":
+        if self.policy == "all" and not self.give:
+            raise ValueError("policy `all` needs `give: answer` or `give: rationale`")
+        if self.policy == "random" and not self.like:
+            raise ValueError("policy `random` needs `like: ARM`")
+        if self.policy == "bands" and not self.stages:
+            raise ValueError("policy `bands` needs `stages`")
+        if not 0 < self.edges[0] < self.edges[1] < 1:
+            raise ValueError(f"edges must rise strictly between 0 and 1, got {list(self.edges)}")
+        return self
+
+
+PAPER_ARMS: dict[str, Any] = {
+    "base": {"policy": "none"},
+    "sft": {"policy": "all", "give": "answer"},
+    "distill": {"policy": "all", "give": "rationale"},
+    "banded": {"policy": "bands", "stages": [{"easy": "answer", "medium": "answer"}, {"hard": "rationale"}]},
+    "random": {"policy": "random", "like": "banded"},
+}
+
+
+class Train(Section):
+    """How every stage is trained; a stage may set its own epochs and learning rate."""
+
+    method: Literal["lora", "full"] = Field("lora", description="adapter, or all weights")
+    epochs: float = Field(3, gt=0, description="passes over what was assigned; rejected rationales do not shorten it")
+    learning_rate: float = Field(1e-4, gt=0)
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    warmup_share: Fraction = Field(0.03, description="share of the updates that warm up")
+    weight_decay: float = Field(0.0, ge=0)
+    batch_size: Positive = Field(16, description="examples per update")
+    micro_batch_size: Positive | None = Field(None, description="examples in memory at once; must divide batch_size")
+    max_length: Positive = Field(2048, description="longer examples are skipped and counted, never cut")
+    lora_r: Positive = 64
+    lora_alpha: Positive = 128
+    lora_dropout: Fraction = 0.05
+    gradient_checkpointing: bool = False
+    save_every: Positive = Field(200, description="updates between checkpoints")
+
+    @model_validator(mode="after")
+    def _divides(self) -> "Train":
+        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
+            raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
+        return self
+
+
+class Evaluate(Section):
+    """How answers to held-out questions are made; always greedy."""
+
+    max_new_tokens: Positive = Field(1024, description="most tokens of one chain of thought")
+    batch_tokens: Positive = Field(16_384, description="tokens per generation batch, prompt and answer together")
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    note: str = Field("", description="one line that the report opens with")
+    student: Student
+    teacher: Teacher
+    data: Data
+    budget: Budget
+    score: Score = Score()
+    validation: Validate = Field(Validate(), alias="validate")
+    on_rejected: Literal["drop", "answer"] = Field(
+        "drop", description="an example whose rationale was rejected is left out, or gets its answer"
+    )
+    seeds: Annotated[list[int], Field(min_length=1)] = Field([0], description="training seeds")
+    arms: Annotated[dict[str, Arm], Field(min_length=1)] = Field(
+        default_factory=lambda: {name: Arm.model_validate(arm) for name, arm in PAPER_ARMS.items()}
+    )
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, content: Any) -> Any:
+        if isinstance(content, dict):
+            for name in ("student", "teacher"):
+                if isinstance(content.get(name), str):
+                    content = {**content, name: {"model": content[name]}}
+        return content
+
+    @model_validator(mode="after")
+    def _arms_fit(self) -> "Recipe":
+        for name, arm in self.arms.items():
+            if not re.fullmatch(r"[A-Za-z0-9_+-]+", name):
+                raise ValueError(f"arm name {name!r}: use letters, digits, - and _")
+            if arm.policy == "random" and (arm.like not in self.arms or self.arms[arm.like].policy == "random"):
+                raise ValueError(f"arm {name}: `like: {arm.like}` names no arm that chooses by score or takes all")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds {self.seeds} repeat")
+        return self
+
+    def plain(self) -> dict[str, Any]:
+        """The resolved recipe as plain JSON values."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def yaml(self) -> str:
+        """The resolved recipe as YAML, every default filled in."""
+        return yaml.safe_dump(self.plain(), sort_keys=False, allow_unicode=True)
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file, apply `KEY=VALUE` overrides, check everything.
+
+    Args:
+        path: A YAML file, or the name of a shipped recipe such as `toy`.
+        overrides: For instance `train.epochs=1` or `arms.banded.edges=[0.3,0.8]`; values are YAML.
+
+    Raises:
+        RecipeError: listing every problem, each with its line.
+    """
+    path = find_recipe(path)
+    text = path.read_text(encoding="utf-8")
+    try:
+        content = yaml.safe_load(text)
+        lines = dict(_lines(yaml.compose(text, Loader=yaml.SafeLoader)))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise RecipeError(
+            f"{where}: not YAML: {getattr(error, 'problem', error)}", "look for a missing colon, quote or bracket"
+        ) from None
+    if not isinstance(content, dict):
+        raise RecipeError(
+            f"{path}: is empty or no mapping, wanted `key: value` lines", "start from `teachwise check toy`"
+        )
+    for override in overrides:
+        _override(content, override)
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        problems = "\n".join(_problem(path, lines, item) for item in error.errors())
+        raise RecipeError(
+            problems, f"`teachwise check {path}` checks again in a second; docs/recipe.md lists every field"
+        ) from None
+
+
+def find_recipe(name: str | Path) -> Path:
+    """The file of a recipe: a path, or the name of one that ships with the package."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = Path(__file__).parent / "recipes"
+    if (shipped / f"{name}.yaml").is_file():
+        return shipped / f"{name}.yaml"
+    names = sorted(file.stem for file in shipped.glob("*.yaml"))
+    close = difflib.get_close_matches(str(name), names, n=1)
+    guess = f"did you mean {close[0]!r}? " if close else ""
+    raise RecipeError(f"{name}: no such recipe file", f"{guess}shipped recipes: {', '.join(names)}")
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"{override!r}: wanted KEY=VALUE", "for instance: train.epochs=1")
+    *parents, last = key.split(".")
+    for name in parents:
+        inner = content.get(name)
+        if isinstance(inner, str) and name in ("student", "teacher"):
+            inner = {"model": inner}
+        content[name] = inner if isinstance(inner, dict) else {}
+        content = content[name]
+    content[last] = yaml.safe_load(value)
+
+
+def _lines(node: yaml.Node | None, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], int]]:
+    """Every place in the recipe and the line it stands on."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield (*path, key.value), key.start_mark.line + 1
+            yield from _lines(value, (*path, key.value))
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield (*path, index), value.start_mark.line + 1
+            yield from _lines(value, (*path, index))
+
+
+def _problem(path: Path, lines: dict[tuple[Any, ...], int], item: Any) -> str:
+    place = tuple(item["loc"])
+    known = place
+    while known and known not in lines:
+        known = known[:-1]
+    where = f"{path}:{lines[known]}" if known else str(path)
+    dotted = ".".join(map(str, place))
+    if item["type"] == "extra_forbidden":
+        return f"{where}: unknown key '{dotted}'{_did_you_mean(place)}"
+    if item["type"] == "missing":
+        return f"{where}: '{dotted}' is required"
+    message = item["msg"].removeprefix("Value error, ")
+    found = "" if item["type"] == "value_error" else f", got {item['input']!r}"
+    return f"{where}: {dotted + ': ' if dotted else ''}{message}{found}"
+
+
+def _did_you_mean(place: tuple[Any, ...]) -> str:
+    close = difflib.get_close_matches(str(place[-1]), _keys_at(place[:-1]), n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def _keys_at(place: tuple[Any, ...]) -> list[str]:
+    """The keys that a recipe may have at a place."""
+    section: Any = Recipe
+    for name in place:
+        if section is Arm and name == "stages":
+            section = list
+        elif section is list:
+            section = Stage
+        elif section is dict:
+            section = Arm
+        elif name == "arms":
+            section = dict
+        else:
+            names = {field.alias or key: field.annotation for key, field in section.model_fields.items()}
+            section = names.get(name)
+        if section is None:
+            return []
+    return (
+        [field.alias or key for key, field in section.model_fields.items()] if hasattr(section, "model_fields") else []
+    )

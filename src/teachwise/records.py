@@ -1,0 +1,218 @@
+"""The rows that steps hand to one another: one frozen dataclass per table, stored as Parquet.
+
+A record class *is* its table's schema: the field names are the column names and the annotations give the column
+types, so the two cannot drift apart. Nothing here knows where a file lies (that is `run`) or what it means.
+"""
+
+import math
+import types
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from teachwise.errors import DataError
+
+Message = Mapping[str, str]
+"""A chat message: {"role": ..., "content": ...}."""
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+Split = Literal["train", "dev", "test"]
+Mode = Literal["direct", "cot", "routed"]
+Give = Literal["drop", "answer", "rationale"]
+Verdict = Literal["kept", "wrong", "unreadable", "truncated", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A question with its gold answer.
+
+    Attributes:
+        id: Hash of the question and its options; the same in every run and on every machine.
+        row: Row number in the source table, from 0.
+        split: Where `prepare` put it.
+        subject: Free text; "" when the source has none.
+        level: Known difficulty (for instance the number of reasoning steps), or None.
+        question: The question alone, without its options.
+        options: K option texts, in order.
+        answer: The gold option's letter.
+    """
+
+    id: str
+    row: int
+    split: Split
+    subject: str
+    level: int | None
+    question: str
+    options: tuple[str, ...]
+    answer: str
+
+    @property
+    def letters(self) -> str:
+        """The K letters that name the options, "ABCD" for four."""
+        return LETTERS[: len(self.options)]
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """A source row that `prepare` set apart, with the reason."""
+
+    row: int
+    reason: str
+    question: str
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How unsure the student is about one example, before any training.
+
+    Attributes:
+        id: The example.
+        measure: What `value` measures.
+        value: Higher = less sure. For `answer_entropy`: nats, 0 to ln V.
+        predicted: The letter the student would answer, or None where its likeliest token is no option letter.
+        correct: `predicted` is the gold letter (an unreadable answer is not correct).
+        gold_probability: Probability of the gold letter's token, 0-1; None where no model was asked.
+        option_mass: Probability of all option letters together, 0-1; None where no model was asked.
+        prompt_tokens: Tokens the student read.
+    """
+
+    id: str
+    measure: str
+    value: float
+    predicted: str | None
+    correct: bool
+    gold_probability: float | None
+    option_mass: float | None
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What one arm gives one example, in one stage of its training.
+
+    Attributes:
+        id: The example.
+        band: easy, medium or hard; "all" where the policy does not look at scores.
+        give: Nothing (`drop`), the gold answer alone, or the teacher's rationale.
+        stage: Index of the training stage, from 0; -1 when dropped.
+    """
+
+    id: str
+    band: str
+    give: Give
+    stage: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rationale:
+    """A teacher's reply for one example and what became of it.
+
+    Attributes:
+        id: The example.
+        verdict: `kept` is trained on. `wrong`: it states another answer. `unreadable`: it states none.
+            `truncated`: cut off by the token limit before it stated one. `failed`: no reply was to be had.
+        stated: The letter the text states, or None.
+        text: The reply as received; "" when failed.
+        prompt_tokens: Tokens the teacher read.
+        completion_tokens: Tokens the teacher wrote.
+    """
+
+    id: str
+    verdict: Verdict
+    stated: str | None
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One answer to one held-out question.
+
+    Attributes:
+        id: The example.
+        split: dev (where modes and thresholds are chosen) or test (where arms are judged).
+        mode: How it was answered.
+        stated: The letter read from the answer; None means unreadable, which counts as not correct.
+        correct: `stated` is the gold letter.
+        score: The answering model's own answer entropy on this question, nats.
+        generated_tokens: Tokens written for this answer.
+        text: What the model wrote.
+    """
+
+    id: str
+    split: Split
+    mode: Mode
+    stated: str | None
+    correct: bool
+    score: float
+    generated_tokens: int
+    text: str
+
+
+Record = TypeVar("Record")
+
+_ARROW: dict[Any, pa.DataType] = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+
+
+def arrow_schema(kind: type) -> pa.Schema:
+    """The Parquet schema of a record class.
+
+    Example:
+        >>> arrow_schema(Unusable).names
+        ['row', 'reason', 'question']
+    """
+    hints = get_type_hints(kind)
+    return pa.schema([_arrow_field(field.name, hints[field.name]) for field in fields(kind)])
+
+
+def _arrow_field(name: str, hint: Any) -> pa.Field:
+    nullable = get_origin(hint) in (Union, types.UnionType)
+    if nullable:
+        hint = next(arg for arg in get_args(hint) if arg is not type(None))
+    if get_origin(hint) is Literal:
+        hint = str
+    arrow = pa.list_(pa.string()) if get_origin(hint) is tuple else _ARROW[hint]
+    return pa.field(name, arrow, nullable=nullable)
+
+
+def to_table(kind: type[Record], rows: Iterable[Record]) -> pa.Table:
+    """Records as an Arrow table.
+
+    Raises:
+        DataError: a number is NaN or infinite. Such a value is a fault upstream and is never written.
+    """
+    dicts = [asdict(row) for row in rows]  # type: ignore[call-overload]
+    for row in dicts:
+        for name, value in row.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise DataError(
+                    f"{kind.__name__} {row.get('id', '')}: {name} is {value}, wanted a finite number",
+                    "a model that gives NaN is often loaded in the wrong dtype: try `student.dtype=float32`",
+                )
+    return pa.Table.from_pylist(dicts, schema=arrow_schema(kind))
+
+
+def from_table(kind: type[Record], table: pa.Table) -> list[Record]:
+    """The records of an Arrow table that `to_table` made."""
+    tuples = [name for name, hint in get_type_hints(kind).items() if get_origin(hint) is tuple]
+    rows = table.to_pylist()
+    for row in rows:
+        for name in tuples:
+            row[name] = tuple(row[name])
+    return [kind(**row) for row in rows]
+
+
+def read_records(path: Path, kind: type[Record]) -> list[Record]:
+    """All records of one Parquet file."""
+    return from_table(kind, pq.read_table(path))
+
+
+def by_id(rows: Sequence[Record]) -> dict[str, Record]:
+    """Records keyed by example id; for tables with one row per example."""
+    return {row.id: row for row in rows}  # type: ignore[attr-defined]
