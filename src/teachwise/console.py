@@ -5,7 +5,6 @@ Results go to stdout, so that `teachwise ... --json | jq` works.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -14,10 +13,20 @@ out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
-class Advance(Protocol):
-    """Moves a progress bar on by `n`, with an optional note at its end."""
+class Bar:
+    """A progress bar that is moved on."""
 
-    def __call__(self, n: int = 1, note: str = "") -> None: ...
+    def __init__(self, bar: Progress, what: str, total: int, done: int) -> None:
+        self._bar = bar
+        self._task = bar.add_task(what, total=total, completed=done, note="")
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        """Move on by `n`."""
+        self._bar.update(self._task, advance=n, note=note)
+
+    def at(self, done: int, note: str = "") -> None:
+        """Move to `done`."""
+        self._bar.update(self._task, completed=done, note=note)
 
 
 def say(text: str) -> None:
@@ -26,7 +35,7 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def progress(what: str, total: int, done: int = 0) -> Iterator[Advance]:
+def progress(what: str, total: int, done: int = 0) -> Iterator[Bar]:
     """A progress bar for `total` things, `done` of them already there from an earlier start.
 
     It vanishes when the job ends: the line that stays is the one which `pipeline` says.
@@ -41,9 +50,4 @@ def progress(what: str, total: int, done: int = 0) -> Iterator[Advance]:
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
-        task = bar.add_task(what, total=total, completed=done, note="")
-
-        def advance(n: int = 1, note: str = "") -> None:
-            bar.update(task, advance=n, note=note)
-
-        yield advance
+        yield Bar(bar, what, total, done)

@@ -117,7 +117,8 @@ class Ledger:
     def reply(self, request: Request) -> Reply | None:
         """The committed reply, or None where there is none yet."""
         row = self._db.execute(
-            "SELECT text, finish_reason, prompt_tokens, completion_tokens FROM request WHERE key = ? AND state = 'done'",
+            "SELECT text, finish_reason, prompt_tokens, completion_tokens"
+            " FROM request WHERE key = ? AND state = 'done'",
             (request.key,),
         ).fetchone()
         return Reply(*row) if row else None
@@ -134,7 +135,8 @@ class Ledger:
             if budget_tokens is not None and self.spent_tokens() + bound > budget_tokens:
                 return False
             self._db.execute(
-                "INSERT INTO request (key, model, body, state, reserved_tokens, changed_at) VALUES (?, ?, ?, 'sent', ?, ?)"
+                "INSERT INTO request (key, model, body, state, reserved_tokens, changed_at)"
+                " VALUES (?, ?, ?, 'sent', ?, ?)"
                 " ON CONFLICT (key) DO UPDATE SET state = 'sent', changed_at = excluded.changed_at, lost_tokens ="
                 " lost_tokens + CASE WHEN request.state = 'unknown' THEN request.reserved_tokens ELSE 0 END",
                 (request.key, request.model, request.body, bound, time.time()),

@@ -15,9 +15,15 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from teachwise.errors import RecipeError
+from teachwise.records import Give
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
+
+
+def speed(default: Any, description: str, **bounds: Any) -> Any:
+    """A field that changes how fast a result is made, not the result: it is no part of any unit's key."""
+    return Field(default, description=description, json_schema_extra={"speed": True}, **bounds)
 
 
 class Section(BaseModel):
@@ -32,7 +38,7 @@ class Student(Section):
     model: str = Field(description="hub name or folder, for `AutoModelForCausalLM`; `toy` is the student in the box")
     revision: str | None = Field(None, description="hub revision to pin")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="weights in memory")
-    device: str = Field("auto", description="`auto`, `cpu`, `cuda`, `mps`")
+    device: str = speed("auto", "`auto`, `cpu`, `cuda`, `mps`")
     trust_remote_code: bool = Field(False, description="run code that comes with the model")
 
 
@@ -41,12 +47,12 @@ class Teacher(Section):
 
     model: str = Field(description="name at the endpoint, or hub name or folder for `engine: hf`")
     engine: Literal["openai", "hf"] = Field("openai", description="`openai`: any OpenAI-compatible server; `hf`: local")
-    base_url: str | None = Field(None, description="endpoint, for instance http://127.0.0.1:8000/v1")
-    key_env: str | None = Field(None, description="environment variable that holds the API key")
+    base_url: str | None = speed(None, "endpoint, for instance http://127.0.0.1:8000/v1")
+    key_env: str | None = speed(None, "environment variable that holds the API key")
     max_tokens: Positive = Field(2048, description="most tokens of one rationale")
     temperature: float = Field(0.0, ge=0, description="0 is greedy")
-    concurrency: Positive = Field(8, description="requests in flight")
-    timeout_seconds: float = Field(600, gt=0, description="how long to wait for one reply")
+    concurrency: int = speed(8, "requests in flight", gt=0)
+    timeout_seconds: float = speed(600, "how long to wait for one reply", gt=0)
 
 
 class Split(Section):
@@ -92,6 +98,10 @@ class Data(Section):
     seed: int = Field(0, description="seed of the split")
     limit: dict[Literal["train", "dev", "test"], Positive] = Field({}, description="keep at most so many per split")
 
+    def task_options(self) -> dict[str, Any]:
+        """The flat fields that a task is made with."""
+        return self.model_dump(include={"source", "columns", "answer_is", "hub_split", "seed", "limit"})
+
 
 class Budget(Section):
     """What may be spent."""
@@ -106,10 +116,8 @@ class Score(Section):
 
     measure: Literal["answer_entropy", "column"] = Field("answer_entropy", description="`column`: measured elsewhere")
     column: str | None = Field(None, description="for `measure: column`: the column with the score, higher = less sure")
-    correct: str | None = Field(
-        None, description="for `measure: column`: the column that says if the student was right"
-    )
-    batch_tokens: Positive = Field(16_384, description="tokens per forward pass, padding included")
+    correct: str | None = Field(None, description="for `measure: column`: the column that says if it was right")
+    batch_tokens: int = speed(16_384, "tokens per forward pass, padding included", gt=0)
 
     @model_validator(mode="after")
     def _column(self) -> "Score":
@@ -136,9 +144,9 @@ class Stage(Section):
     learning_rate: Annotated[float, Field(gt=0)] | None = Field(None, description="default: `train.learning_rate`")
 
     @property
-    def gives(self) -> dict[str, str]:
+    def gives(self) -> dict[str, Give]:
         """Band to what it gets, for the bands this stage uses."""
-        found = {band: getattr(self, band) for band in ("easy", "medium", "hard", "all")}
+        found = {"easy": self.easy, "medium": self.medium, "hard": self.hard, "all": self.all}
         return {band: give for band, give in found.items() if give is not None}
 
 
@@ -183,13 +191,13 @@ class Train(Section):
     warmup_share: Fraction = Field(0.03, description="share of the updates that warm up")
     weight_decay: float = Field(0.0, ge=0)
     batch_size: Positive = Field(16, description="examples per update")
-    micro_batch_size: Positive | None = Field(None, description="examples in memory at once; must divide batch_size")
+    micro_batch_size: int | None = speed(None, "examples in memory at once; must divide batch_size", gt=0)
     max_length: Positive = Field(2048, description="longer examples are skipped and counted, never cut")
     lora_r: Positive = 64
     lora_alpha: Positive = 128
     lora_dropout: Fraction = 0.05
-    gradient_checkpointing: bool = False
-    save_every: Positive = Field(200, description="updates between checkpoints")
+    gradient_checkpointing: bool = speed(False, "less memory, more time")
+    save_every: int = speed(200, "updates between checkpoints", gt=0)
 
     @model_validator(mode="after")
     def _divides(self) -> "Train":
@@ -202,7 +210,7 @@ class Evaluate(Section):
     """How answers to held-out questions are made; always greedy."""
 
     max_new_tokens: Positive = Field(1024, description="most tokens of one chain of thought")
-    batch_tokens: Positive = Field(16_384, description="tokens per generation batch, prompt and answer together")
+    batch_tokens: int = speed(16_384, "tokens per generation batch, prompt and answer together", gt=0)
 
 
 class Recipe(Section):
@@ -245,6 +253,22 @@ class Recipe(Section):
             raise ValueError(f"seeds {self.seeds} repeat")
         return self
 
+    def seeds_of(self, arm: str) -> list[int]:
+        """The training seeds of an arm; one is enough where nothing is trained."""
+        return self.seeds[:1] if self.arms[arm].policy == "none" else self.seeds
+
+    def stages_of(self, arm: str) -> list[Stage]:
+        """The training stages of an arm, also where its policy implies them."""
+        spec = self.arms[arm]
+        if spec.policy == "random" and spec.like:
+            return self.stages_of(spec.like)
+        return [Stage(all=spec.give)] if spec.policy == "all" else spec.stages
+
+    def result_fields(self, section: str) -> Any:
+        """A section as plain JSON values, without the fields that only change speed."""
+        value = getattr(self, "validation" if section == "validate" else section)
+        return _without_speed(value) if isinstance(value, Section) else value
+
     def plain(self) -> dict[str, Any]:
         """The resolved recipe as plain JSON values."""
         return self.model_dump(mode="json", by_alias=True)
@@ -252,6 +276,15 @@ class Recipe(Section):
     def yaml(self) -> str:
         """The resolved recipe as YAML, every default filled in."""
         return yaml.safe_dump(self.plain(), sort_keys=False, allow_unicode=True)
+
+
+def _without_speed(section: Section) -> dict[str, Any]:
+    fast = {
+        name
+        for name, field in type(section).model_fields.items()
+        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("speed")
+    }
+    return section.model_dump(mode="json", exclude=fast)
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

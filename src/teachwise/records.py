@@ -210,7 +210,8 @@ def from_table(kind: type[Record], table: pa.Table) -> list[Record]:
 
 def read_records(path: Path, kind: type[Record]) -> list[Record]:
     """All records of one Parquet file."""
-    return from_table(kind, pq.read_table(path))
+    with path.open("rb") as file:  # given a path, pyarrow would read a folder named `lr=1` as a column
+        return from_table(kind, pq.read_table(file))
 
 
 def by_id(rows: Sequence[Record]) -> dict[str, Record]:

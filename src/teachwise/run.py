@@ -19,15 +19,16 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic
+from typing import Any
 
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
+from teachwise.console import progress
 from teachwise.errors import DataError
 from teachwise.records import Record, read_records, to_table
 
@@ -173,33 +174,41 @@ class Run:
             ) from None
 
 
-class Parts(Generic[Record]):
-    """Rows of a long job, kept in shards as they are made, so that a killed job goes on where it was.
+def in_parts(
+    folder: Path,
+    kind: type[Record],
+    batches: Sequence[Sequence[int]],
+    work: Callable[[Sequence[int]], list[Record]],
+    what: str,
+) -> list[Record]:
+    """Do a long job batch by batch, each kept on disk as it is made; a killed job goes on where it was.
 
     Args:
-        folder: Where the shards lie.
-        kind: The record class.
+        folder: The unit's folder; shards lie in a sub-folder named by the batches, so that other batches (a changed
+            `batch_tokens`) never mix with these.
+        kind: The record class of a row.
+        batches: Row numbers of each batch, covering every row once.
+        work: From the row numbers of a batch to its records.
+        what: The progress bar's name.
+
+    Returns:
+        All records, batch after batch.
     """
+    shards = folder / f"parts-{content_hash(json.dumps(batches))}"
+    paths = [shards / f"{number:06d}.parquet" for number in range(len(batches))]
+    there = sum(len(batch) for batch, path in zip(batches, paths, strict=True) if path.exists())
+    with progress(what, total=sum(map(len, batches)), done=there) as bar:
+        for batch, path in zip(batches, paths, strict=True):
+            if not path.exists():
+                write_records(path, kind, work(batch))
+                bar.advance(len(batch))
+    return [row for path in paths for row in read_records(path, kind)]
 
-    def __init__(self, folder: Path, kind: type[Record]) -> None:
-        self.folder = folder
-        self.kind = kind
-        folder.mkdir(parents=True, exist_ok=True)
-        self._names = sorted(path.name for path in folder.glob("part-*.parquet"))
 
-    def rows(self) -> list[Record]:
-        """Every row written so far."""
-        return [row for name in self._names for row in read_records(self.folder / name, self.kind)]
-
-    def add(self, rows: Iterable[Record]) -> None:
-        """Write one more shard; it is there whole or not at all."""
-        name = f"part-{len(self._names):06d}.parquet"
-        write_records(self.folder / name, self.kind, rows)
-        self._names.append(name)
-
-    def remove(self) -> None:
-        """Delete the shards, once the whole table is written."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+def drop_parts(folder: Path) -> None:
+    """Delete the shards of `in_parts`, once the whole table is written."""
+    for shards in folder.glob("parts-*"):
+        shutil.rmtree(shards)
 
 
 @contextmanager

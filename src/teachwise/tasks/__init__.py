@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Literal, Protocol
 
-from teachwise.records import Example, Message, Unusable
+from teachwise.records import Example, Message, Split, Unusable
+from teachwise.run import content_hash
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,21 @@ class Row:
     answer: str
     subject: str = ""
     level: int | None = None
-    split: str | None = None
+    split: Split | None = None
+
+    @property
+    def id(self) -> str:
+        """Content hash of the question and its options, blind to white space.
+
+        Example:
+            >>> Row(0, "1 + 1?", ("2", "3"), "A").id == Row(7, " 1 +  1? ", ("2", "3"), "A").id
+            True
+        """
+        return content_hash("\x1f".join(" ".join(text.split()) for text in (self.question, *self.options)))
+
+    def example(self, split: Split) -> Example:
+        """The row as an example of a split."""
+        return Example(self.id, self.row, split, self.subject, self.level, self.question, self.options, self.answer)
 
 
 class Task(Protocol):

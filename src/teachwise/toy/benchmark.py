@@ -34,36 +34,21 @@ KIN = {
 }
 """Who is whose boss, friend, rival, tutor: four permutations of the people, none with a fixed point."""
 ATTRIBUTES = {
-    "color": tuple(["red", "blue", "green", "black", "white", "pink", "gold", "gray", "teal", "plum"]),
-    "food": tuple(["rice", "bread", "soup", "fish", "cake", "corn", "beans", "figs", "nuts", "eggs"]),
-    "animal": tuple(["cat", "dog", "fox", "owl", "bear", "wolf", "goat", "crow", "seal", "moth"]),
-    "metal": tuple(["iron", "zinc", "lead", "tin", "copper", "silver", "nickel", "cobalt", "brass", "steel"]),
+    "color": ("red", "blue", "green", "black", "white", "pink", "gold", "gray", "teal", "plum"),
+    "food": ("rice", "bread", "soup", "fish", "cake", "corn", "beans", "figs", "nuts", "eggs"),
+    "animal": ("cat", "dog", "fox", "owl", "bear", "wolf", "goat", "crow", "seal", "moth"),
+    "metal": ("iron", "zinc", "lead", "tin", "copper", "silver", "nickel", "cobalt", "brass", "steel"),
 }
 LANDS = tuple(f"land{number}" for number in range(60))
 PICKS = ("first", "second", "third", "last", "max", "min")
 
-_GLUE = [
-    "options",
-    "question",
-    "answer",
-    "think",
-    "value",
-    "so",
-    "of",
-    "is",
-    "at",
-    "best",
-    "find",
-    "=",
-    "+",
-    "-",
-    "*",
-    ".",
-    "[[",
-    "]]",
-]
+_FRAME = ("options", "question", "answer", "think", "value")
+_CHAIN = ("so", "of", "is", "at", "best", "spare")
+_SIGNS = ("=", "+", "-", "*", ".", "[[", "]]")
 VOCABULARY = [
-    *_GLUE,
+    *_FRAME,
+    *_CHAIN,
+    *_SIGNS,
     *SUBJECTS,
     *PICKS,
     *LETTERS,
@@ -75,7 +60,10 @@ VOCABULARY = [
     *(value for values in ATTRIBUTES.values() for value in values),
     *LANDS,
 ]
-"""Every word of the benchmark, once; the tokenizer adds only its special tokens."""
+"""Every word of the benchmark, once, and a spare one; the tokenizer adds only its special tokens.
+
+The order fixes the token ids, so a change here wants the student pre-trained anew.
+"""
 
 Say = Callable[[int, str], str]
 """What the writer puts down as the result of a step, given the step's number (from 0) and the right result."""
@@ -116,8 +104,13 @@ def digest(text: str) -> int:
 
 
 def fact(attribute: str, land: str) -> str:
-    """Return the value of an attribute of a land, for example the metal of ``land7``."""
+    """Return the value of an attribute of a land, for example the metal of ``land7``.
+
+    Raises:
+        ValueError: If there is no such land.
+    """
     values = ATTRIBUTES[attribute]
+    LANDS.index(land)
     return values[digest(f"{attribute} of {land}") % len(values)]
 
 
@@ -178,13 +171,14 @@ def _work_extreme(pick: str, values: list[str], say: Say) -> Worked:
 
 
 def _work_place(pick: str, values: list[str], say: Say) -> Worked:
-    place, sentences, found = 0, [], {}
+    found: dict[int, str] = {}
+    place, sentences = 0, []
     for index, value in enumerate(values):
         place = int(say(index, str(place + 1)))
         sentences.append(f"{value} at {place}")
         found.setdefault(place, value)
     wanted = {"first": 1, "second": 2, "third": 3}.get(pick)
-    return Worked(tuple(sentences), found.get(wanted, values[-1]) if wanted else values[-1])
+    return Worked(tuple(sentences), found.get(wanted, "") if wanted else values[-1])
 
 
 def _work_fact(words: list[str], say: Say) -> Worked:
@@ -331,8 +325,7 @@ def draw(split: str, n: int, seed: int) -> list[ToyQuestion]:
     Raises:
         ValueError: If the split is unknown.
 
-    >>> [(q.subject, q.steps, q.answer) for q in draw("test", 2, seed=0)] == [
-    ...     (q.subject, q.steps, q.answer) for q in draw("test", 3, seed=0)[:2]]
+    >>> draw("test", 2, seed=0) == draw("test", 3, seed=0)[:2]
     True
     """
     if split not in SPLITS:

@@ -11,19 +11,25 @@ Same seed, settings and number of threads: same weights.
 
 from __future__ import annotations
 
+import argparse
+import json
 import math
+import platform
 import random
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 from torch.nn import functional
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from .benchmark import N_OPTIONS, ToyQuestion, user_message
+from .benchmark import N_OPTIONS, ToyQuestion, draw
+from .exam import evaluate, summarise
 from .sheets import Sheet, exam_sheet, lookup_sheet, value_sheet
 from .tokenizer import BOS, EOS, MAX_TOKENS, PAD, build_tokenizer, token_ids
 
@@ -36,7 +42,6 @@ WARMUP_STEPS = 100
 IGNORED = -100
 BATCHES_PER_POOL = 8
 LOG_EVERY, CHECK_EVERY = 250, 1000
-MAX_CHAIN_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -68,15 +73,15 @@ class Phase:
 
 PHASES = (
     Phase("A1", 1100, 32, 1.0e-3, 0.0, {"lookup": 1.0}),
-    Phase("A2", 4900, 16, 1.5e-3, 0.0, {"value": 0.22, "lookup": 0.05, "direct": 0.53, "think": 0.20}),
+    Phase("A2", 3000, 16, 1.5e-3, 0.0, {"value": 0.22, "lookup": 0.05, "direct": 0.53, "think": 0.20}),
     Phase(
         "B",
-        2000,
+        1000,
         16,
         1.5e-3,
         0.4,
         {"value": 0.05, "lookup": 0.03, "direct": 0.37, "think": 0.55},
-        think_steps=(0.4, 0.3, 0.3),
+        think_steps=(0.5, 0.5),
         think_groups=(1.6, 1.0, 1.0, 0.5),
     ),
 )
@@ -180,7 +185,8 @@ def compute_losses(model: LlamaForCausalLM, batch: Batch) -> tuple[torch.Tensor,
 
 def build_optimizer(model: LlamaForCausalLM) -> torch.optim.AdamW:
     """Return AdamW with weight decay on the matrices only, not on embeddings and norms."""
-    decayed, plain = [], []
+    decayed: list[torch.nn.Parameter] = []
+    plain: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (decayed if parameter.dim() > 1 and "embed" not in name else plain).append(parameter)
     groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}]
@@ -198,13 +204,11 @@ class Meter:
     """Mean losses since the last report, per kind of sheet, over the tokens of full weight (the answers)."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, float] = defaultdict(float)
-        self._counts: dict[str, int] = defaultdict(int)
+        self._losses: dict[str, list[float]] = defaultdict(list)
 
     def add(self, name: str, losses: torch.Tensor) -> None:
         """Count some losses under a name."""
-        self._sums[name] += losses.sum().item()
-        self._counts[name] += losses.numel()
+        self._losses[name] += losses.flatten().tolist()
 
     def add_batch(self, sheets: Sequence[Sheet], each: torch.Tensor) -> None:
         """Count a batch's losses, which come in row order, under the kinds of its sheets."""
@@ -216,9 +220,9 @@ class Meter:
 
     def report(self) -> str:
         """Return the means as text and start anew."""
-        text = " ".join(f"{name} {self._sums[name] / self._counts[name]:.3f}" for name in sorted(self._sums))
-        self.__init__()
-        return text
+        means = {name: sum(losses) / len(losses) for name, losses in sorted(self._losses.items()) if losses}
+        self._losses.clear()
+        return " ".join(f"{name} {mean:.3f}" for name, mean in means.items())
 
 
 def train_phase(model: LlamaForCausalLM, phase: Phase, seed: int, dev: Sequence[ToyQuestion], started: float) -> None:
@@ -244,83 +248,103 @@ def train_phase(model: LlamaForCausalLM, phase: Phase, seed: int, dev: Sequence[
             model.train()
 
 
-# ------------------------------------------------------------------------------------------- measuring
+# ---------------------------------------------------------------------------------------------- saving
+
+MODEL_CARD = """---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: text-generation
+tags: [teachwise, toy]
+---
+
+# Teachwise toy student
+
+A Llama of {parameters:,} parameters, pre-trained from nothing in {cpu_seconds:.0f} seconds of CPU time.
+It answers the multiple-choice questions of `teachwise.toy.benchmark`, five shuffled options each, and nothing else.
+It exists so that the whole of Teachwise can be run, tested and shown offline in minutes.
+
+    python -m teachwise.toy.pretrain --out student --seed {seed}
+
+- A user message ending in `answer` asks for a letter, one ending in `think` for a worked chain ending in `[[ B ]]`.
+- One word is one token. System messages are left out by the chat template.
+- Dev questions ({dev[n]}): {dev[direct]:.1%} right directly, {dev[cot]:.1%} by chain of thought; the entropy of the
+  direct answer finds its errors with an AUC of {dev[auc]}. Chance is 20%. Chains of one or two steps were practised;
+  chains of three and more were not, so that a teacher's rationales have something to teach.
+- Dev and test questions never occur in pre-training. Settings were chosen on dev. All figures: `pretrain.json`.
+
+No use beyond demonstration and tests is intended.
+"""
 
 
-def encode_prompts(questions: Sequence[ToyQuestion], mode: str) -> transformers.BatchEncoding:
-    """Render and tokenise the questions as generation prompts, padded on the left."""
-    tokenizer = build_tokenizer()
-    chats = [[{"role": "user", "content": user_message(q.question, q.options, mode)}] for q in questions]
-    texts = [tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False) for chat in chats]
-    return tokenizer(texts, padding=True, return_tensors="pt", return_token_type_ids=False)
-
-
-@torch.no_grad()
-def answer_directly(model: LlamaForCausalLM, questions: Sequence[ToyQuestion]) -> tuple[list[bool], list[float]]:
-    """Return, per question, whether the likeliest first token is the right letter, and its entropy in nats."""
+def save_student(model: LlamaForCausalLM, out: Path, record: dict[str, Any]) -> None:
+    """Write the model, its tokenizer, its card and the record of its pre-training to a folder."""
     ids = token_ids()
-    prompts = encode_prompts(questions, "direct")
-    positions = (prompts["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-    logits = model(**prompts, position_ids=positions, logits_to_keep=1).logits[:, -1]
-    entropies = torch.distributions.Categorical(logits=logits).entropy()
-    gold = torch.tensor([ids[question.answer] for question in questions])
-    return (logits.argmax(-1) == gold).tolist(), entropies.tolist()
-
-
-@torch.no_grad()
-def answer_by_chain(model: LlamaForCausalLM, questions: Sequence[ToyQuestion]) -> list[bool]:
-    """Return, per question, whether the greedy chain ends in the right letter in brackets."""
-    tokenizer, prompts = build_tokenizer(), encode_prompts(questions, "cot")
-    settings = GenerationConfig(
-        max_new_tokens=MAX_CHAIN_TOKENS,
-        do_sample=False,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+    model.generation_config = GenerationConfig(
+        bos_token_id=ids[BOS], eos_token_id=ids[EOS], pad_token_id=ids[PAD], do_sample=False
     )
-    output = model.generate(**prompts, generation_config=settings)[:, prompts["input_ids"].shape[1] :]
-    texts = tokenizer.batch_decode(output, skip_special_tokens=True)
-    return [text.endswith(f"[[ {question.answer} ]]") for text, question in zip(texts, questions, strict=True)]
+    model.save_pretrained(out)
+    build_tokenizer().save_pretrained(out)
+    (out / "pretrain.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    (out / "README.md").write_text(MODEL_CARD.format(**record), encoding="utf-8")
 
 
-def rank_auc(scores: Sequence[float], wrong: Sequence[bool]) -> float:
-    """Return the probability that a wrong answer has a higher score than a right one; ties count half.
+def scale_phases(scale: float) -> list[Phase]:
+    """Return the phases with their numbers of steps scaled, at least one each."""
+    return [replace(phase, steps=max(1, round(phase.steps * scale))) for phase in PHASES]
 
-    >>> rank_auc([0.1, 0.9, 0.5], [False, True, False])
-    1.0
+
+def pretrain(out: Path, seed: int = 0, steps_scale: float = 1.0, n_dev: int = 800, threads: int = 1) -> dict[str, Any]:
+    """Pre-train a student and save it.
+
+    Args:
+        out: Folder to write to; made if missing.
+        seed: Seeds the weights and the sheets.
+        steps_scale: Share of the full number of steps; a smoke run takes 0.002.
+        n_dev: Dev questions for the last measurement; the ones on the way use at most 400 of them.
+        threads: CPU threads; the weights are reproducible for the same number.
+
+    Returns:
+        The record that is also written to ``pretrain.json``.
     """
-    bad = [score for score, is_wrong in zip(scores, wrong, strict=True) if is_wrong]
-    good = [score for score, is_wrong in zip(scores, wrong, strict=True) if not is_wrong]
-    wins = sum((b > g) + 0.5 * (b == g) for b in bad for g in good)
-    return wins / (len(bad) * len(good)) if bad and good else float("nan")
-
-
-def _mean(values: Sequence[float]) -> float:
-    return round(sum(values) / len(values), 4) if values else float("nan")
-
-
-def evaluate(model: LlamaForCausalLM, questions: Sequence[ToyQuestion]) -> dict[str, object]:
-    """Measure a model: accuracy in both modes, in all and per steps and subject, and how well entropy finds errors."""
-    model.eval()
-    direct, entropies = answer_directly(model, questions)
-    chain = answer_by_chain(model, questions)
-    groups: dict[str, list[int]] = defaultdict(list)
-    for index, question in enumerate(questions):
-        groups[f"steps_{question.steps}"].append(index)
-        groups[question.subject].append(index)
-    return {
-        "n": len(questions),
-        "direct": _mean(direct),
-        "cot": _mean(chain),
-        "auc": round(rank_auc(entropies, [not right for right in direct]), 4),
-        "entropy_nats": _mean(entropies),
-        "groups": {
-            name: {"n": len(rows), "direct": _mean([direct[i] for i in rows]), "cot": _mean([chain[i] for i in rows])}
-            for name, rows in sorted(groups.items())
+    torch.set_num_threads(threads)
+    started, started_cpu = time.perf_counter(), time.process_time()
+    dev, model = draw("dev", n_dev, seed=0), build_model(seed)
+    phases = scale_phases(steps_scale)
+    for phase in phases:
+        train_phase(model, phase, seed, dev[:400], started)
+    record = {
+        "seed": seed,
+        "threads": threads,
+        "steps_scale": steps_scale,
+        "parameters": model.num_parameters(),
+        "seconds": round(time.perf_counter() - started, 1),
+        "cpu_seconds": round(time.process_time() - started_cpu, 1),
+        "dev": evaluate(model, dev),
+        "phases": [asdict(phase) for phase in phases],
+        "optimizer": {"betas": BETAS, "weight_decay": WEIGHT_DECAY, "clip": CLIP, "warmup_steps": WARMUP_STEPS},
+        "auxiliary_loss": {"layer": AUX_LAYER, "weight": AUX_WEIGHT},
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
         },
     }
+    save_student(model, out, record)
+    return record
 
 
-def summarise(figures: dict[str, object]) -> str:
-    """Return an evaluation as one line: direct/cot, in all and per group."""
-    groups = " ".join(f"{name}={row['direct']:.2f}/{row['cot']:.2f}" for name, row in figures["groups"].items())
-    return f"{figures['direct']:.3f}/{figures['cot']:.3f} auc {figures['auc']:.3f} {groups}"
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m teachwise.toy.pretrain", description="Pre-train the toy student.")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write the student to")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and data (default 0)")
+    parser.add_argument("--steps-scale", type=float, default=1.0, help="share of the steps to run (default 1.0)")
+    parser.add_argument("--n-dev", type=int, default=800, help="dev questions to measure on (default 800)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
+    chosen = parser.parse_args(arguments)
+    record = pretrain(chosen.out, chosen.seed, chosen.steps_scale, chosen.n_dev, chosen.threads)
+    print(f"saved {chosen.out} after {record['seconds']:.0f}s, dev {summarise(record['dev'])}")
+
+
+if __name__ == "__main__":
+    main()

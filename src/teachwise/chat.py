@@ -1,0 +1,126 @@
+"""One way from messages to token ids, for scoring, training and generating alike.
+
+Most silent failures of fine-tuning come from a prompt that is written one way in training and another way in use.
+Here there is one function for the prompt and one for the completion; a training sequence is exactly the prompt the
+student will see, then the tokens it should write, then the token that ends its turn.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from jinja2.exceptions import TemplateError
+
+from teachwise.errors import StudentError
+from teachwise.records import Message
+
+_PROBE = "teachwise-probe"
+
+
+class Chat:
+    """A tokenizer and its chat template.
+
+    Args:
+        tokenizer: A `transformers` tokenizer.
+        stop_ids: Token ids at which the model's generation stops.
+
+    Raises:
+        StudentError: the tokenizer has no token that could end a turn.
+    """
+
+    def __init__(self, tokenizer: Any, stop_ids: Iterable[int] = ()) -> None:
+        self.tokenizer = tokenizer
+        self.has_template = bool(getattr(tokenizer, "chat_template", None))
+        self.stop_ids = sorted({*stop_ids, *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])})
+        if not self.stop_ids:
+            raise StudentError(
+                f"{tokenizer.name_or_path}: the tokenizer has no end-of-text token, so the student could never learn "
+                "to stop",
+                "set `eos_token` in its tokenizer_config.json",
+            )
+        self._keeps_system = self.has_template and self._renders_system()
+        self.end_id = self._end_of_turn()
+
+    @property
+    def pad_id(self) -> int:
+        """The padding token; a stop token where the tokenizer names none (it is always masked)."""
+        pad: int | None = self.tokenizer.pad_token_id
+        return self.stop_ids[0] if pad is None else pad
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The prompt as text, up to where the model begins to write.
+
+        Without a chat template the texts follow one another and end in "Answer:". A template that refuses or
+        drops system messages gets them at the head of the user's message, so that nothing is lost unseen.
+        """
+        if not self.has_template:
+            return "\n\n".join(message["content"] for message in messages) + "\n\nAnswer:"
+        if not self._keeps_system:
+            messages = _merged_system(messages)
+        return self._template(messages, add_generation_prompt=True)
+
+    def prompt_ids(self, conversations: Sequence[Sequence[Message]]) -> list[list[int]]:
+        """Token ids of many prompts, N lists of T ids each."""
+        texts = [self.render(messages) for messages in conversations]
+        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=not self.has_template)["input_ids"]
+        return ids
+
+    def completion_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of many completions, each with the token that ends the turn."""
+        bare: list[list[int]] = self.tokenizer([self._lead + t for t in texts], add_special_tokens=False)["input_ids"]
+        return [[*ids, self.end_id] for ids in bare]
+
+    def letter_ids(self, letters: str) -> list[int]:
+        """The token of each option letter, where the answer stands.
+
+        Raises:
+            StudentError: a letter is not one token, or two letters share one.
+        """
+        ids = [self.tokenizer.encode(self._lead + letter, add_special_tokens=False) for letter in letters]
+        for letter, tokens in zip(letters, ids, strict=True):
+            if len(tokens) != 1 or tokens[0] == self.tokenizer.unk_token_id:
+                raise StudentError(
+                    f"option letter {letter!r} is {len(tokens)} tokens for this tokenizer, wanted one of its own",
+                    "use a student whose vocabulary holds the letters, or keep fewer options",
+                )
+        flat = [tokens[0] for tokens in ids]
+        if len(set(flat)) < len(flat):
+            raise StudentError(f"the option letters {letters} share tokens", "use a case-sensitive tokenizer")
+        return flat
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of generated ids, without special tokens or outer blanks."""
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return text.strip()
+
+    @property
+    def _lead(self) -> str:
+        return "" if self.has_template else " "
+
+    def _template(self, messages: Sequence[Message], **options: Any) -> str:
+        text: str = self.tokenizer.apply_chat_template(list(messages), tokenize=False, enable_thinking=False, **options)
+        return text
+
+    def _renders_system(self) -> bool:
+        try:
+            text = self._template([{"role": "system", "content": _PROBE}, {"role": "user", "content": "?"}])
+        except TemplateError:
+            return False
+        return _PROBE in text
+
+    def _end_of_turn(self) -> int:
+        """The stop token that the template itself writes after an assistant's turn, else the end-of-text token."""
+        default: int = self.tokenizer.eos_token_id if self.tokenizer.eos_token_id is not None else self.stop_ids[0]
+        if not self.has_template:
+            return default
+        turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _PROBE}]
+        tail = self._template(turns).rpartition(_PROBE)[2]
+        ids = self.tokenizer.encode(tail, add_special_tokens=False)
+        return next((token for token in ids if token in self.stop_ids), default)
+
+
+def _merged_system(messages: Sequence[Message]) -> list[Message]:
+    system = [message["content"] for message in messages if message["role"] == "system"]
+    rest = [message for message in messages if message["role"] != "system"]
+    if not system or not rest:
+        return rest
+    return [{**rest[0], "content": "\n\n".join([*system, rest[0]["content"]])}, *rest[1:]]

@@ -1,0 +1,291 @@
+"""The `teachwise` command: one short function per verb, each importing what it needs when it is called."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from teachwise.errors import DataError, TeachwiseError
+
+if TYPE_CHECKING:
+    from teachwise.run import Run
+
+app = typer.Typer(
+    help="Fine-tune small language models, and pay the teacher only where it helps.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+toy = typer.Typer(help="The benchmark, student and teacher in the box.", no_args_is_help=True)
+app.add_typer(toy, name="toy")
+
+RecipeArg = Annotated[str, typer.Argument(metavar="RECIPE", help="a recipe file, or the name of a shipped one")]
+Overrides = Annotated[Optional[list[str]], typer.Argument(metavar="[KEY=VALUE]...", help="recipe fields to change")]  # noqa: UP045
+OutDir = Annotated[Optional[Path], typer.Option("--out", help="run folder  [default: runs/NAME]")]  # noqa: UP045
+Edges = Annotated[str, typer.Option(help="quantiles between easy, medium and hard")]
+
+
+def main() -> None:
+    """Run the command; turn known mistakes into one clear message and an exit code."""
+    try:
+        app(standalone_mode=False)
+    except TeachwiseError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted; run the same command again to go on from here", file=sys.stderr)
+        sys.exit(130)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # a usage error of the command line
+            print(f"error: {error.format_message()}\n  hint: teachwise --help", file=sys.stderr)
+            sys.exit(2)
+        raise
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="run folder")] = Path("runs/demo"),
+    overrides: Overrides = None,
+) -> None:
+    """Train the shipped tiny student in five ways, offline, and compare them. Takes minutes on two cores.
+
+    Example: `teachwise demo`
+    """
+    from teachwise.demo import run_demo
+
+    _show_result(run_demo(out, overrides or []), "report")
+
+
+@app.command()
+def check(recipe: RecipeArg, overrides: Overrides = None) -> None:
+    """Check a recipe in a second, and print it with every default filled in.
+
+    Example: `teachwise check toy`
+    """
+    from teachwise.recipe import load_recipe
+
+    print(load_recipe(recipe, overrides or []).yaml(), end="")
+
+
+@app.command()
+def run(
+    recipe: RecipeArg,
+    overrides: Overrides = None,
+    out: OutDir = None,
+    until: Annotated[str, typer.Option(help="last step to do")] = "report",
+) -> None:
+    """Carry a recipe out; what is done already is kept, so the same command resumes after any stop.
+
+    Example: `teachwise run mmlu_pro_qwen2.5_3b --until route data.source=mmlu_pro.parquet`
+    """
+    _carry_out(recipe, overrides, out, until)
+
+
+@app.command()
+def score(
+    source: Annotated[str, typer.Argument(metavar="TABLE|RECIPE", help="a table of questions, or a recipe")],
+    overrides: Overrides = None,
+    student: Annotated[Optional[str], typer.Option(help="for a table: hub name or folder of the student")] = None,  # noqa: UP045
+    out: OutDir = None,
+) -> None:
+    """Score how unsure the student is on every question. A recipe is carried out up to this step.
+
+    Example: `teachwise score questions.csv --student Qwen/Qwen2.5-0.5B-Instruct --out scores.parquet`
+    """
+    if not _is_table(source):
+        _carry_out(source, overrides, out, "score")
+        return
+    if not student or not out:
+        raise DataError("score: a table wants --student and --out", "teachwise score --help shows an example")
+    from teachwise.score import score_table
+
+    counts = score_table(source, student, out)
+    print(f"{counts['scored']:,} questions scored, {counts['unusable']:,} rows unusable -> {out}")
+
+
+@app.command()
+def validate(
+    source: Annotated[str, typer.Argument(metavar="TABLE|RECIPE", help="a table with scores, or a recipe")],
+    overrides: Overrides = None,
+    score: Annotated[Optional[str], typer.Option(help="column of scores, higher = less sure")] = None,  # noqa: UP045
+    correct: Annotated[Optional[str], typer.Option(help="column: was the student right?")] = None,  # noqa: UP045
+    by: Annotated[Optional[str], typer.Option(help="column to group by")] = None,  # noqa: UP045
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    out: OutDir = None,
+) -> None:
+    """Do scores predict errors? ROC AUC with a 95% interval, overall and by group.
+
+    Example: `teachwise validate scored.parquet --score entropy --correct student_correct --by category`
+    """
+    if not _is_table(source):
+        _carry_out(source, overrides, out, "validate")
+        return
+    if not score or not correct:
+        raise DataError("validate: a table wants --score COLUMN and --correct COLUMN", "teachwise validate --help")
+    from teachwise.tasks.table import read_table
+    from teachwise.validate import validate_table
+
+    found = validate_table(read_table(source), score, correct, by, source)
+    print(json.dumps(found, indent=2, ensure_ascii=False)) if as_json else _print_validation(found)
+
+
+@app.command()
+def route(
+    source: Annotated[str, typer.Argument(metavar="TABLE|RECIPE", help="a table with scores, or a recipe")],
+    overrides: Overrides = None,
+    score: Annotated[Optional[str], typer.Option(help="column of scores, higher = less sure")] = None,  # noqa: UP045
+    edges: Edges = "0.25,0.75",
+    out: OutDir = None,
+) -> None:
+    """Cut scores into easy, medium and hard, and write the table with a column `band`.
+
+    Example: `teachwise route scored.parquet --score entropy --edges 0.25,0.75 --out banded.parquet`
+    """
+    if not _is_table(source):
+        _carry_out(source, overrides, out, "route")
+        return
+    if not score or not out:
+        raise DataError("route: a table wants --score COLUMN and --out FILE", "teachwise route --help")
+    from teachwise.route import route_table
+
+    sizes = route_table(source, score, _edges(edges), out)
+    print("  ".join(f"{band} {n:,}" for band, n in sizes.items()) + f"  -> {out}")
+
+
+@app.command()
+def teach(recipe: RecipeArg, overrides: Overrides = None, out: OutDir = None) -> None:
+    """Buy the rationales that the arms were assigned, after all steps before it.
+
+    Example: `teachwise teach my_recipe.yaml budget.teacher_tokens=50000`
+    """
+    _carry_out(recipe, overrides, out, "teach")
+
+
+@app.command()
+def train(recipe: RecipeArg, overrides: Overrides = None, out: OutDir = None) -> None:
+    """Fine-tune the student once per arm and seed, after all steps before it.
+
+    Example: `teachwise train my_recipe.yaml train.epochs=1`
+    """
+    _carry_out(recipe, overrides, out, "train")
+
+
+@app.command()
+def evaluate(recipe: RecipeArg, overrides: Overrides = None, out: OutDir = None) -> None:
+    """Answer the held-out questions with every tuned student, after all steps before it.
+
+    Example: `teachwise evaluate my_recipe.yaml evaluate.max_new_tokens=512`
+    """
+    _carry_out(recipe, overrides, out, "evaluate")
+
+
+@app.command()
+def compare(recipe: RecipeArg, overrides: Overrides = None, out: OutDir = None) -> None:
+    """Compare all arms on the same questions, after all steps before it, and print the table.
+
+    Example: `teachwise compare my_recipe.yaml`
+    """
+    _carry_out(recipe, overrides, out, "compare")
+
+
+@app.command()
+def report(recipe: RecipeArg, overrides: Overrides = None, out: OutDir = None) -> None:
+    """Write the report, one HTML file, after all steps before it.
+
+    Example: `teachwise report my_recipe.yaml`
+    """
+    _carry_out(recipe, overrides, out, "report")
+
+
+@app.command()
+def export(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder, routed and taught")],
+    arm: Annotated[str, typer.Option(help="the arm whose training data to write")] = "banded",
+    seed: Annotated[Optional[int], typer.Option(help="training seed  [default: the first]")] = None,  # noqa: UP045
+    form: Annotated[str, typer.Option("--format", help="prompt-completion, messages, alpaca or sharegpt")] = (
+        "prompt-completion"
+    ),
+    out: Annotated[Path, typer.Option("--out", help="folder to write to")] = Path("export"),
+) -> None:
+    """Write an arm's training data for TRL, Axolotl or LLaMA-Factory, with the settings they need.
+
+    Example: `teachwise export runs/demo --arm banded --format messages --out banded-data`
+    """
+    from teachwise.export import export_arm
+
+    for path, rows in export_arm(run_dir, arm, seed, form, out).items():
+        print(f"{path}  {rows:,} rows" if rows else path)
+
+
+@toy.command()
+def serve(
+    port: Annotated[int, typer.Option(help="port on 127.0.0.1")] = 8765,
+) -> None:
+    """Serve the toy teacher, an OpenAI-compatible server on this machine, until Ctrl-C.
+
+    Example: `teachwise toy serve --port 8765`
+    """
+    from teachwise.toy.teacher import serve as start
+
+    server = start(port)
+    print(f"toy teacher at http://127.0.0.1:{server.server_address[1]}/v1 (Ctrl-C stops it)", flush=True)
+    server.serve_forever()
+
+
+def _is_table(source: str) -> bool:
+    return Path(source).suffix.lower() in (".parquet", ".jsonl", ".json", ".csv", ".tsv")
+
+
+def _edges(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise DataError(f"--edges {text!r}: wanted two numbers", "for instance --edges 0.25,0.75") from None
+    if not 0 < low < high < 1:
+        raise DataError(f"--edges {text}: wanted 0 < first < second < 1", "for instance --edges 0.25,0.75")
+    return low, high
+
+
+def _carry_out(recipe: str, overrides: Sequence[str] | None, out: Path | None, until: str) -> None:
+    from teachwise.pipeline import run_recipe, step_named
+    from teachwise.recipe import find_recipe, load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    step_named(until)
+    root = out or Path("runs") / find_recipe(recipe).stem
+    finished = run_recipe(loaded, root, until)
+    if until in ("compare", "report"):
+        _show_result(finished, until)
+    else:
+        print(f"{until} is done in {root}")
+
+
+def _show_result(finished: "Run", until: str) -> None:
+    """Print the table of arms, one sentence per arm, and where the report lies."""
+    from teachwise.console import out
+    from teachwise.report import result_table
+    from teachwise.run import Unit
+
+    comparison = finished.json(Unit("compare"), "comparison.json")
+    out.print(result_table(comparison))
+    for sentence in comparison["sentences"]:
+        out.print(f"- {sentence}")
+    out.print(f"Intervals are 95% and cover {comparison['intervals_cover']}.")
+    if until == "report":
+        out.print(f"\nreport: {finished.folder(Unit('report')) / 'report.html'}")
+
+
+def _print_validation(found: dict[str, Any]) -> None:
+    rows = {"all": found, **found["by"]}
+    width = max(map(len, rows))
+    print(f"{'':{width}}  {'AUC':>6}  {'95% interval':^15}  {'n':>7}  accuracy")
+    for name, row in rows.items():
+        auc = "   -  " if row["auc"] is None else f"{row['auc']:.4f}"
+        span = "       -       " if row["auc"] is None else f"{row['auc_low']:.4f} - {row['auc_high']:.4f}"
+        print(f"{name:{width}}  {auc:>6}  {span}  {row['n']:>7,}  {row['accuracy']:.4f}")

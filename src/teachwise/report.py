@@ -1,0 +1,156 @@
+"""Report: the whole story of a run in one HTML file that needs nothing else.
+
+in   every folder of the run           tables, manifests, validation.json, comparison.json
+out  report/report.json                everything the page shows, as data
+out  report/report.html                the page, self-contained
+"""
+
+import platform
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+from rich.table import Table
+
+from teachwise import charts
+from teachwise.ledger import Ledger
+from teachwise.recipe import Recipe
+from teachwise.records import Assignment, Example, Score, Unusable, by_id
+from teachwise.run import Run, Unit, write_json, write_text
+
+LIBRARIES = ("teachwise", "torch", "transformers", "trl", "peft", "datasets", "numpy")
+MODES = {"direct": "direct", "cot": "chain of thought", "routed": "routed"}
+
+
+def result_table(comparison: Mapping[str, Any]) -> Table:
+    """The table of arms as the terminal shows it."""
+    table = Table(title=f"{comparison['n_test']:,} test questions", title_justify="left", title_style="bold")
+    for name in ("arm", "mode", "accuracy", "95% interval", f"vs {comparison['baseline'] or 'baseline'}"):
+        table.add_column(name)
+    for name in ("teacher tokens", "trained tokens", "written / question", "unreadable"):
+        table.add_column(name, justify="right")
+    for name, arm in comparison["arms"].items():
+        mode, own = arm["modes"][arm["mode"]], arm["accuracy"]
+        table.add_row(
+            name,
+            arm["mode"],
+            f"{own['value']:.3f}",
+            f"{own['low']:.3f} - {own['high']:.3f}",
+            _gap(arm, comparison["baseline"]),
+            f"{arm['cost']['teacher_tokens']:,.0f}",
+            f"{arm['cost']['trained_tokens']:,.0f}",
+            f"{mode['generated_tokens']:.1f}",
+            f"{mode['unreadable']:.1%}",
+        )
+    return table
+
+
+def _gap(arm: Mapping[str, Any], baseline: str | None) -> str:
+    if baseline not in arm["against"]:
+        return ""
+    gap = arm["against"][baseline]["difference"]
+    return f"{gap['value']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f})"
+
+
+def histogram(values: Sequence[float], correct: Sequence[bool], bins: int = 24) -> dict[str, Any]:
+    """Counts of scores by correctness.
+
+    Args:
+        values: N scores.
+        correct: N truth values.
+        bins: Bars of equal width between the least and the greatest score.
+
+    Returns:
+        `edges` (bins + 1), and per bar the counts `correct` and `wrong`.
+    """
+    low, high = min(values), max(values)
+    width = (high - low) / bins or 1.0
+    counts = Counter((min(int((v - low) / width), bins - 1), c) for v, c in zip(values, correct, strict=True))
+    return {
+        "edges": [low + width * i for i in range(bins + 1)],
+        "correct": [counts[i, True] for i in range(bins)],
+        "wrong": [counts[i, False] for i in range(bins)],
+    }
+
+
+def report_data(recipe: Recipe, run: Run) -> dict[str, Any]:
+    """Everything the page shows."""
+    examples = run.records(Unit("prepare"), "examples.parquet", Example)
+    scores = by_id(run.records(Unit("score"), "scores.parquet", Score))
+    train = [scores[e.id] for e in examples if e.split == "train"]
+    reasons = Counter(
+        row.reason.split(" row ")[0] for row in run.records(Unit("prepare"), "unusable.parquet", Unusable)
+    )
+    return {
+        "note": recipe.note,
+        "recipe": recipe.plain(),
+        "prepare": {**run.json(Unit("prepare"), "prepare.json"), "set_apart": dict(reasons.most_common())},
+        "validation": run.json(Unit("validate"), "validation.json"),
+        "histogram": histogram([score.value for score in train], [score.correct for score in train]),
+        "comparison": run.json(Unit("compare"), "comparison.json"),
+        "routes": {arm: _route(recipe, run, arm) for arm in recipe.arms},
+        "losses": {arm: _losses(recipe, run, arm) for arm in recipe.arms if recipe.stages_of(arm)},
+        "ledger": _ledger(run),
+        "provenance": _provenance(recipe, run),
+    }
+
+
+def _route(recipe: Recipe, run: Run, arm: str) -> dict[str, Any]:
+    """Rows per band and treatment, and what became of the rationales, for the arm's first seed."""
+    unit = Unit("route", arm, recipe.seeds_of(arm)[0])
+    rows = run.records(unit, "assignments.parquet", Assignment)
+    treated = Counter((one.stage, one.band, one.give) for one in rows)
+    found = [{"stage": s, "band": b, "give": g, "rows": n} for (s, b, g), n in sorted(treated.items())]
+    return {"assigned": found, "teach": (run.manifest(unit.of("teach")) or {})["counts"]}
+
+
+def _losses(recipe: Recipe, run: Run, arm: str) -> list[dict[str, Any]]:
+    """The loss curve of every stage of the arm's first seed."""
+    unit = Unit("train", arm, recipe.seeds_of(arm)[0])
+    stages = range(len(recipe.stages_of(arm)))
+    found = [run.json(unit, f"stage-{stage}/stage.json") for stage in stages]
+    return [{name: one[name] for name in ("loss_curve", "updates", "rows", "passes")} for one in found]
+
+
+def _ledger(run: Run) -> dict[str, Any]:
+    """What was paid once for all arms; None of it where no teacher was asked."""
+    path = run.root / "ledger.sqlite"
+    if not path.exists():
+        return {}
+    ledger = Ledger(path)
+    try:
+        return ledger.totals()
+    finally:
+        ledger.close()
+
+
+def _provenance(recipe: Recipe, run: Run) -> dict[str, Any]:
+    arms = [(arm, seed) for arm in recipe.arms for seed in recipe.seeds_of(arm)]
+    units = [Unit(step) for step in ("prepare", "score", "validate", "compare")]
+    units += [Unit(step, arm, seed) for step in ("route", "teach", "train", "evaluate") for arm, seed in arms]
+    manifests = [run.manifest(unit) or {} for unit in units]
+    return {
+        "versions": {name: version(name) for name in LIBRARIES},
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "units": [{name: one[name] for name in ("unit", "key", "seconds")} for one in manifests],
+    }
+
+
+def page(data: Mapping[str, Any]) -> str:
+    """The report as one HTML text."""
+    environment = Environment(
+        loader=PackageLoader("teachwise", "page"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("report.html.j2").render(**data, charts=charts, mode_names=MODES)
+
+
+def write_report(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
+    """Write the data and the page; return the page's size."""
+    data = report_data(recipe, run)
+    write_json(run.folder(unit) / "report.json", data)
+    html = page(data)
+    write_text(run.folder(unit) / "report.html", html)
+    return {"bytes": len(html.encode())}

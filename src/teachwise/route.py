@@ -1,0 +1,82 @@
+"""Route: decide for every train example whether it gets nothing, its answer, or the teacher's rationale.
+
+in   prepare/examples.parquet                            Example
+in   score/scores.parquet                                Score
+out  route/ARM/seed-S/round-R/assignments.parquet        Assignment: one row per example and stage
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from teachwise.policies import POLICIES, Options, randomised
+from teachwise.recipe import Recipe
+from teachwise.records import Assignment, Example, Score, by_id
+from teachwise.run import Run, Unit, content_hash, write_records
+from teachwise.sampling import cut_bands
+from teachwise.tasks.table import numbers, read_table, write_table
+
+MEASURED_POLICIES = ("bands",)
+"""Policies that look at scores; when the gate fails with `on_fail: random`, their arms are routed at random."""
+
+
+def assign(recipe: Recipe, arm: str, ids: Sequence[str], values: np.ndarray, seed: int) -> list[Assignment]:
+    """The assignments of an arm.
+
+    Args:
+        recipe: The recipe; only the arm's section is read.
+        arm: Its name.
+        ids: N train examples.
+        values: (N,) their scores, higher = less sure.
+        seed: Seed of what is random in the policy.
+    """
+    spec = recipe.arms[arm]
+    if spec.policy == "random" and spec.like:
+        return randomised(assign(recipe, spec.like, ids, values, seed), seed)
+    stages = tuple(stage.gives for stage in recipe.stages_of(arm))
+    return POLICIES[spec.policy](ids, values, Options(edges=spec.edges, stages=stages))
+
+
+def route_arm(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
+    """Assign every train example for one arm and seed; return how many get what."""
+    examples = run.records(Unit("prepare"), "examples.parquet", Example)
+    scores = by_id(run.records(Unit("score"), "scores.parquet", Score))
+    train = [example.id for example in examples if example.split == "train"]
+    values = np.array([scores[one].value for one in train])
+    assignments = assign(recipe, unit.arm, train, values, unit.seed)
+    at_random = is_randomised(recipe, run, unit.arm)
+    if at_random:
+        assignments = randomised(assignments, unit.seed)
+    write_records(run.folder(unit) / "assignments.parquet", Assignment, assignments)
+    gives = Counter(one.give for one in assignments)
+    counts = {"answers": gives["answer"], "rationales": gives["rationale"], "dropped": gives["drop"]}
+    return {**counts, "randomised": True} if at_random else counts
+
+
+def is_randomised(recipe: Recipe, run: Run, arm: str) -> bool:
+    """Whether the gate failed and this arm, which would have followed the scores, is routed at random instead."""
+    failed = run.json(Unit("validate"), "validation.json")["verdict"] == "FAIL"
+    return failed and recipe.validation.on_fail == "random" and recipe.arms[arm].policy in MEASURED_POLICIES
+
+
+def route_table(source: str, score: str, edges: tuple[float, float], out: Path) -> dict[str, int]:
+    """Cut a table's own score column into bands and write the table with a column `band`.
+
+    Args:
+        source: A table.
+        score: Column of scores, higher = less sure.
+        edges: Quantiles between easy, medium and hard.
+        out: Where to write; the suffix says how.
+
+    Returns:
+        Rows per band. Ties are broken by the row's content, then by its place.
+    """
+    rows = read_table(source)
+    values = np.array(numbers(rows, score, source))
+    ids = [f"{content_hash(repr(sorted(row.items())))}-{place:09d}" for place, row in enumerate(rows)]
+    bands = cut_bands(ids, values, edges)
+    write_table(out, [{**row, "band": band} for row, band in zip(rows, bands, strict=True)])
+    return {band: bands.count(band) for band in ("easy", "medium", "hard")}

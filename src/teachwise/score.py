@@ -1,0 +1,157 @@
+"""Score: how unsure is the student on every example, before a single rationale is bought?
+
+in   prepare/examples.parquet   Example
+out  score/scores.parquet       Score: one row per example of every split
+"""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from teachwise.engines import length_batches
+from teachwise.errors import DataError
+from teachwise.recipe import Recipe
+from teachwise.records import Example, Score, Unusable, by_id
+from teachwise.run import Run, Unit, content_hash, drop_parts, in_parts, write_records
+from teachwise.tasks import Row, Task, load_task
+from teachwise.tasks.table import numbers, read_table, truths, write_table
+
+
+def measured_scores(
+    examples: Sequence[Example], rows: Sequence[dict[str, Any]], column: str, correct: str, source: str
+) -> list[Score]:
+    """Scores that were measured elsewhere and stand in the user's own table.
+
+    Raises:
+        DataError: naming the row whose value is no finite number or no truth value.
+    """
+    values, right = numbers(rows, column, source), truths(rows, correct, source)
+    return [
+        Score(
+            id=example.id,
+            measure=column,
+            value=values[example.row],
+            predicted=None,
+            correct=right[example.row],
+            gold_probability=None,
+            option_mass=None,
+            prompt_tokens=0,
+        )
+        for example in examples
+    ]
+
+
+def student_scores(
+    examples: Sequence[Example], engine: Any, task: Task, batch_tokens: int, folder: Path
+) -> list[Score]:
+    """Answer entropy of every example, batch by batch.
+
+    Args:
+        examples: N examples.
+        engine: An `HfEngine`.
+        task: The task that writes the prompts.
+        batch_tokens: Tokens per forward pass, padding included.
+        folder: Where finished batches are kept until the job is done.
+
+    Returns:
+        N scores, in the order of `examples`.
+    """
+    prompts = engine.chat.prompt_ids([task.messages(example, "direct") for example in examples])
+    for letters in {example.letters for example in examples}:
+        engine.chat.letter_ids(letters)
+
+    def score(batch: Sequence[int]) -> list[Score]:
+        found = engine.answer_scores([prompts[i] for i in batch], [examples[i].letters for i in batch])
+        return [
+            _score(examples[i], one, len(prompts[i]), task.read_answer(examples[i], one.token))
+            for i, one in zip(batch, found, strict=True)
+        ]
+
+    batches = length_batches([len(prompt) for prompt in prompts], batch_tokens)
+    rows = in_parts(folder, Score, batches, score, "scoring")
+    order = {example.id: place for place, example in enumerate(examples)}
+    return sorted(rows, key=lambda row: order[row.id])
+
+
+def _score(example: Example, found: Any, prompt_tokens: int, predicted: str | None) -> Score:
+    gold = example.letters.index(example.answer)
+    return Score(
+        id=example.id,
+        measure="answer_entropy",
+        value=found.entropy_nats,
+        predicted=predicted,
+        correct=predicted == example.answer,
+        gold_probability=found.option_probabilities[gold],
+        option_mass=sum(found.option_probabilities),
+        prompt_tokens=prompt_tokens,
+    )
+
+
+def score_examples(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
+    """Score every example of every split; return counts and the base accuracy on train rows."""
+    examples = run.records(Unit("prepare"), "examples.parquet", Example)
+    folder = run.folder(unit)
+    if recipe.score.measure == "column":
+        scores = _from_table(recipe, examples)
+    else:
+        scores = _from_student(recipe, examples, folder)
+    write_records(folder / "scores.parquet", Score, scores)
+    drop_parts(folder)
+    train = [score for example, score in zip(examples, scores, strict=True) if example.split == "train"]
+    return {
+        "scored": len(scores),
+        "train_accuracy": round(sum(score.correct for score in train) / len(train), 4),
+        "unreadable": sum(score.predicted is None for score in scores) if recipe.score.measure != "column" else 0,
+    }
+
+
+def _from_table(recipe: Recipe, examples: Sequence[Example]) -> list[Score]:
+    source, spec = recipe.data.source, recipe.score
+    if not source or not spec.column or not spec.correct:
+        raise DataError("score: `measure: column` wants a table", "set data.source to the file that holds the column")
+    rows = read_table(source, recipe.data.hub_split)
+    return measured_scores(examples, rows, spec.column, spec.correct, source)
+
+
+def _from_student(recipe: Recipe, examples: Sequence[Example], folder: Path) -> list[Score]:
+    from teachwise.engines.hf import HfEngine
+
+    engine = HfEngine(**recipe.student.model_dump())
+    task = load_task(recipe.data.task, **recipe.data.task_options())
+    return student_scores(examples, engine, task, recipe.score.batch_tokens, folder)
+
+
+def score_table(source: str, student: str, out: Path) -> dict[str, int]:
+    """Score every usable row of a table and write it with the new columns, for `teachwise validate` and `route`.
+
+    Args:
+        source: A table of multiple-choice questions.
+        student: Hub name or folder of the student.
+        out: Where to write; the suffix says how.
+
+    Returns:
+        `scored` and `unusable` rows. Unusable rows are written too, with empty columns and the reason.
+    """
+    from teachwise.engines.hf import HfEngine
+
+    task = load_task("multiple_choice", source=source)
+    found = list(task.rows())
+    examples = [row.example("train") for row in found if isinstance(row, Row)]
+    work = out.with_name(f".{out.name}-{content_hash(student + ''.join(example.id for example in examples))}")
+    scores = by_id(student_scores(examples, HfEngine(student), task, 16_384, work))
+    by_row = {example.row: scores[example.id] for example in examples}
+    reasons = {row.row: row.reason for row in found if isinstance(row, Unusable)}
+    rows = [
+        {**row, **_columns(by_row.get(number)), "unusable": reasons.get(number)}
+        for number, row in enumerate(read_table(source))
+    ]
+    write_table(out, rows)
+    shutil.rmtree(work, ignore_errors=True)
+    return {"scored": len(by_row), "unusable": len(reasons)}
+
+
+def _columns(score: Score | None) -> dict[str, Any]:
+    names = ("value", "predicted", "correct", "gold_probability", "option_mass")
+    found = {name: getattr(score, name, None) for name in names}
+    return {"answer_entropy": found.pop("value"), **found}

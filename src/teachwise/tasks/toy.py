@@ -1,0 +1,59 @@
+"""The task in the box: endless questions from a generator, small enough for a student that trains on a laptop."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from teachwise.records import Example, Message, Split, Unusable
+from teachwise.tasks import Row
+from teachwise.tasks.letters import read_letter
+from teachwise.toy.benchmark import draw, user_message
+
+SIZES: dict[Split, int] = {"train": 1500, "dev": 400, "test": 800}
+"""Questions per split, where nobody says otherwise."""
+
+
+class Toy:
+    """Questions drawn from `teachwise.toy.benchmark`, which also decides their split.
+
+    Args:
+        source: Ignored, as are `columns`, `answer_is` and `hub_split`: nothing is read.
+        columns: Ignored.
+        answer_is: Ignored.
+        hub_split: Ignored.
+        seed: Same seed, same questions.
+        limit: Questions per split; a split that is not named keeps its size in `SIZES`.
+        sizes: The same, for calls from code; wins over `limit`.
+    """
+
+    prompt_version = "toy-1"
+
+    def __init__(
+        self,
+        source: str | None = None,
+        columns: Mapping[str, Any] | None = None,
+        answer_is: str = "auto",
+        hub_split: str = "test",
+        seed: int = 0,
+        limit: Mapping[Split, int] | None = None,
+        sizes: Mapping[Split, int] | None = None,
+    ) -> None:
+        self.seed = seed
+        self.sizes: dict[Split, int] = {**SIZES, **(limit or {}), **(sizes or {})}
+
+    def rows(self) -> Iterator[Row | Unusable]:
+        """Every question, split by split; its level is the number of reasoning steps."""
+        drawn = [(split, item) for split, size in self.sizes.items() for item in draw(split, size, self.seed)]
+        for number, (split, item) in enumerate(drawn):
+            yield Row(number, item.question, item.options, item.answer, item.subject, item.steps, split)
+
+    def messages(self, example: Example, mode: Literal["direct", "cot"]) -> tuple[Message, ...]:
+        """One user message; the student knows no system message."""
+        return ({"role": "user", "content": user_message(example.question, example.options, mode)},)
+
+    def teacher_messages(self, example: Example) -> tuple[Message, ...]:
+        """The request to work it out."""
+        return self.messages(example, "cot")
+
+    def read_answer(self, example: Example, text: str) -> str | None:
+        """The letter that a text states, read as for any multiple-choice question."""
+        return read_letter(text, example.options)

@@ -1,0 +1,137 @@
+"""Teach: buy the rationales an arm was assigned, each distinct request once for all arms, within the budget.
+
+in   prepare/examples.parquet                            Example
+in   route/ARM/seed-S/round-R/assignments.parquet        Assignment
+out  ledger.sqlite                                       every request with its raw reply, shared by all arms
+out  teach/ARM/seed-S/round-R/rationales.parquet         Rationale: one row per rationale asked for, with its verdict
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from teachwise.console import progress
+from teachwise.engines import TeacherEngine, load_teacher
+from teachwise.errors import GateError, TeacherError
+from teachwise.ledger import Ledger, Reply, Request
+from teachwise.recipe import Recipe
+from teachwise.records import Assignment, Example, Rationale, Verdict, by_id
+from teachwise.run import Run, Unit, write_records
+from teachwise.tasks import Task, load_task
+
+MOST_FAILED = 0.05
+"""Share of requests that may fail for good before the step itself is called failed."""
+
+
+def wanted(assignments: Sequence[Assignment]) -> list[str]:
+    """Ids of the examples that get a rationale, each once, in a fixed order."""
+    return sorted({one.id for one in assignments if one.give == "rationale"})
+
+
+def requests_for(recipe: Recipe, task: Task, examples: Sequence[Example]) -> list[Request]:
+    """One request per example, in the same order."""
+    teacher = recipe.teacher
+    return [
+        Request(
+            model=teacher.model,
+            messages=tuple(task.teacher_messages(example)),
+            max_tokens=teacher.max_tokens,
+            temperature=teacher.temperature,
+            prompt_version=task.prompt_version,
+        )
+        for example in examples
+    ]
+
+
+def judged(example: Example, reply: Reply, task: Task) -> Rationale:
+    """What becomes of a reply: a pure function of the raw text, so changing it never buys anything again.
+
+    A reply that states the gold answer is kept. One that states another, or none, is not trained on.
+    """
+    stated = task.read_answer(example, reply.text)
+    verdict: Verdict = "kept" if stated == example.answer else "wrong"
+    if reply.error:
+        verdict = "failed"
+    elif stated is None:
+        verdict = "truncated" if reply.finish_reason == "length" else "unreadable"
+    return Rationale(example.id, verdict, stated, reply.text, reply.prompt_tokens, reply.completion_tokens)
+
+
+def buy(
+    requests: Sequence[Request], engine: TeacherEngine, ledger: Ledger, budget_tokens: int | None
+) -> dict[str, Reply]:
+    """Replies to all requests by request key; those the ledger holds cost nothing.
+
+    Each request is noted in the ledger before it leaves and its reply committed as it comes.
+
+    Raises:
+        GateError: the budget cannot bear the next request. Everything bought is in the ledger.
+    """
+    replies = {request.key: reply for request in requests if (reply := ledger.reply(request))}
+    missing = list({request.key: request for request in requests if request.key not in replies}.values())
+    unbought: list[Request] = []
+
+    def affordable() -> Iterator[Request]:
+        for request in missing:
+            if not ledger.reserve(request, budget_tokens):
+                unbought.append(request)
+                return
+            yield request
+
+    with progress("teaching", total=len(requests), done=len(requests) - len(missing)) as bar:
+        for request, reply in engine.answer(affordable()) if missing else ():
+            ledger.settle(request, reply)
+            replies[request.key] = reply
+            bar.advance(note=f"{ledger.spent_tokens():,} tokens")
+    if unbought:
+        raise GateError(
+            f"teach: budget spent, {ledger.spent_tokens():,} of {budget_tokens:,} teacher tokens; "
+            f"{len(requests) - len(missing) + sum(r.key in replies for r in missing):,} of {len(requests):,} "
+            f"rationales are there and the next may cost {unbought[0].upper_bound_tokens:,}",
+            "raise budget.teacher_tokens and run again; nothing is paid twice",
+        )
+    return replies
+
+
+def teach_arm(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
+    """Buy and judge one arm's rationales; return the counts by verdict and the tokens they stand for."""
+    task = load_task(recipe.data.task, **recipe.data.task_options())
+    by = by_id(run.records(Unit("prepare"), "examples.parquet", Example))
+    ids = wanted(run.records(unit.of("route"), "assignments.parquet", Assignment))
+    examples = [by[one] for one in ids]
+    requests = requests_for(recipe, task, examples)
+    replies = _replies(recipe, run, requests)
+    rationales = [judged(example, replies[r.key], task) for example, r in zip(examples, requests, strict=True)]
+    _check_failures(rationales, replies)
+    write_records(run.folder(unit) / "rationales.parquet", Rationale, rationales)
+    verdicts = Counter(rationale.verdict for rationale in rationales)
+    return {
+        "bought": len(rationales),
+        **{verdict: verdicts[verdict] for verdict in ("kept", "wrong", "unreadable", "truncated", "failed")},
+        "prompt_tokens": sum(rationale.prompt_tokens for rationale in rationales),
+        "completion_tokens": sum(rationale.completion_tokens for rationale in rationales),
+    }
+
+
+def _replies(recipe: Recipe, run: Run, requests: Sequence[Request]) -> Mapping[str, Reply]:
+    if not requests:
+        return {}
+    ledger = Ledger(run.root / "ledger.sqlite")
+    try:
+        replies = {r.key: reply for r in requests if (reply := ledger.reply(r))}
+        if len(replies) == len({r.key for r in requests}):
+            return replies
+        engine = load_teacher(**recipe.teacher.model_dump())
+        return buy(requests, engine, ledger, recipe.budget.teacher_tokens)
+    finally:
+        ledger.close()
+
+
+def _check_failures(rationales: Sequence[Rationale], replies: Mapping[str, Reply]) -> None:
+    failed = sum(rationale.verdict == "failed" for rationale in rationales)
+    if failed > MOST_FAILED * len(rationales):
+        first = next(reply.error for reply in replies.values() if reply.error)
+        raise TeacherError(
+            f"teach: {failed:,} of {len(rationales):,} requests failed, the first with {first}",
+            "run again: what came back is kept, and only the failed ones are asked again",
+        )

@@ -1,0 +1,97 @@
+"""How well a model answers toy questions: by a letter, by a worked chain, and how well its entropy finds its errors."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import BatchEncoding, GenerationConfig, PreTrainedModel
+
+from .benchmark import ToyQuestion, user_message
+from .tokenizer import build_tokenizer, token_ids
+
+MAX_CHAIN_TOKENS = 64
+"""The longest right chain, of five kin steps, takes 37 tokens."""
+
+
+def encode_prompts(questions: Sequence[ToyQuestion], mode: str) -> BatchEncoding:
+    """Render and tokenise the questions as generation prompts, padded on the left."""
+    tokenizer = build_tokenizer()
+    chats = [[{"role": "user", "content": user_message(q.question, q.options, mode)}] for q in questions]
+    texts = [tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False) for chat in chats]
+    return tokenizer(texts, padding=True, return_tensors="pt", return_token_type_ids=False)
+
+
+@torch.no_grad()
+def answer_directly(model: PreTrainedModel, questions: Sequence[ToyQuestion]) -> tuple[list[bool], list[float]]:
+    """Return, per question, whether the likeliest first token is the right letter, and its entropy in nats."""
+    ids = token_ids()
+    prompts = encode_prompts(questions, "direct")
+    positions = (prompts["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+    logits = model(**prompts, position_ids=positions, logits_to_keep=1).logits[:, -1]
+    entropies = torch.distributions.Categorical(logits=logits).entropy()
+    gold = torch.tensor([ids[question.answer] for question in questions])
+    return (logits.argmax(-1) == gold).tolist(), entropies.tolist()
+
+
+@torch.no_grad()
+def answer_by_chain(model: PreTrainedModel, questions: Sequence[ToyQuestion]) -> list[bool]:
+    """Return, per question, whether the greedy chain ends in the right letter in brackets."""
+    tokenizer, prompts = build_tokenizer(), encode_prompts(questions, "cot")
+    settings = GenerationConfig(
+        max_new_tokens=MAX_CHAIN_TOKENS,
+        do_sample=False,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    output = model.generate(**prompts, generation_config=settings)[:, prompts["input_ids"].shape[1] :]
+    texts = tokenizer.batch_decode(output, skip_special_tokens=True)
+    return [text.endswith(f"[[ {question.answer} ]]") for text, question in zip(texts, questions, strict=True)]
+
+
+def rank_auc(scores: Sequence[float], wrong: Sequence[bool]) -> float | None:
+    """Return the probability that a wrong answer has a higher score than a right one; ties count half.
+
+    None when all answers are wrong or all are right.
+
+    >>> rank_auc([0.1, 0.9, 0.5], [False, True, False])
+    1.0
+    """
+    bad = [score for score, is_wrong in zip(scores, wrong, strict=True) if is_wrong]
+    good = [score for score, is_wrong in zip(scores, wrong, strict=True) if not is_wrong]
+    wins = sum((b > g) + 0.5 * (b == g) for b in bad for g in good)
+    return round(wins / (len(bad) * len(good)), 4) if bad and good else None
+
+
+def _mean(values: Sequence[float]) -> float:
+    return round(sum(values) / len(values), 4)
+
+
+def evaluate(model: PreTrainedModel, questions: Sequence[ToyQuestion]) -> dict[str, Any]:
+    """Measure a model: accuracy in both modes, in all and per steps and subject, and how well entropy finds errors."""
+    model.eval()
+    direct, entropies = answer_directly(model, questions)
+    chain = answer_by_chain(model, questions)
+    groups: dict[str, list[int]] = defaultdict(list)
+    for index, question in enumerate(questions):
+        groups[f"steps_{question.steps}"].append(index)
+        groups[question.subject].append(index)
+    return {
+        "n": len(questions),
+        "direct": _mean(direct),
+        "cot": _mean(chain),
+        "auc": rank_auc(entropies, [not right for right in direct]),
+        "entropy_nats": _mean(entropies),
+        "groups": {
+            name: {"n": len(rows), "direct": _mean([direct[i] for i in rows]), "cot": _mean([chain[i] for i in rows])}
+            for name, rows in sorted(groups.items())
+        },
+    }
+
+
+def summarise(figures: dict[str, Any]) -> str:
+    """Return an evaluation as one line: direct/cot, in all and per group."""
+    groups = " ".join(f"{name}={row['direct']:.2f}/{row['cot']:.2f}" for name, row in figures["groups"].items())
+    return f"{figures['direct']:.3f}/{figures['cot']:.3f} auc {figures['auc']} {groups}"

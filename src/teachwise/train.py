@@ -1,0 +1,112 @@
+"""Train: fine-tune the student on what an arm was given, stage after stage on the same weights.
+
+in   prepare/examples.parquet                            Example
+in   route/ARM/seed-S/round-R/assignments.parquet        Assignment
+in   teach/ARM/seed-S/round-R/rationales.parquet         Rationale
+out  train/ARM/seed-S/round-R/stage-N/                   adapter or whole model, tokenizer, stage.json
+out  train/ARM/seed-S/round-R/skipped.parquet            Skipped: rows not trained on, with the reason
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from teachwise.console import progress
+from teachwise.engines.hf import load_chat
+from teachwise.errors import DataError
+from teachwise.lessons import Lesson, Skipped, lessons_of
+from teachwise.recipe import Recipe, Stage, Train
+from teachwise.records import Assignment, Example, Rationale, by_id
+from teachwise.run import Run, Unit, write_records
+from teachwise.tasks import Task, load_task
+from teachwise.trainer import Lora, Row, Settings, train_stage, updates_for
+
+
+def encoded(
+    lessons: Sequence[Lesson], examples: Mapping[str, Example], task: Task, chat: Any, stage: int, max_length: int
+) -> tuple[list[Row], list[Skipped]]:
+    """Lessons as token ids; one that is too long is left out, never cut: its end is where the answer stands."""
+    prompts = chat.prompt_ids([task.messages(examples[one.id], one.mode) for one in lessons])
+    completions = chat.completion_ids([one.completion for one in lessons])
+    rows = [Row(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
+    fits = [row.length <= max_length for row in rows]
+    too_long = [
+        Skipped(one.id, stage, f"{row.length:,} tokens, more than train.max_length")
+        for one, row, fit in zip(lessons, rows, fits, strict=True)
+        if not fit
+    ]
+    return [row for row, fit in zip(rows, fits, strict=True) if fit], too_long
+
+
+def train_arm(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
+    """Train one arm with one seed; return updates, tokens and skipped rows."""
+    stages = recipe.stages_of(unit.arm)
+    assignments = run.records(unit.of("route"), "assignments.parquet", Assignment)
+    examples = by_id(run.records(Unit("prepare"), "examples.parquet", Example))
+    rationales = by_id(run.records(unit.of("teach"), "rationales.parquet", Rationale))
+    task = load_task(recipe.data.task, **recipe.data.task_options())
+    folder, start = run.folder(unit), None
+    results: list[dict[str, Any]] = []
+    skipped: list[Skipped] = []
+    for number, stage in enumerate(stages):
+        lessons, rejected = lessons_of(assignments, number, examples, rationales, recipe.on_rejected)
+        rows, too_long = _encoded(recipe, lessons, examples, task, number)
+        skipped += rejected + too_long
+        n_assigned = sum(one.stage == number for one in assignments)
+        results.append(_trained(recipe, unit, stage, rows, n_assigned, start, folder / f"stage-{number}"))
+        start = folder / f"stage-{number}"
+    write_records(folder / "skipped.parquet", Skipped, skipped)
+    return {
+        "stages": len(stages),
+        "rows": sum(result["rows"] for result in results),
+        "skipped": len(skipped),
+        "updates": sum(result["updates"] for result in results),
+        "trained_tokens": sum(result["trained_tokens"] for result in results),
+    }
+
+
+def _encoded(
+    recipe: Recipe, lessons: Sequence[Lesson], examples: Mapping[str, Example], task: Task, stage: int
+) -> tuple[list[Row], list[Skipped]]:
+    if not lessons:
+        return [], []
+    student = recipe.student
+    chat = load_chat(student.model, student.revision, student.trust_remote_code)
+    return encoded(lessons, examples, task, chat, stage, recipe.train.max_length)
+
+
+def _trained(
+    recipe: Recipe, unit: Unit, stage: Stage, rows: Sequence[Row], n_assigned: int, start: Path | None, out: Path
+) -> dict[str, Any]:
+    """The stage's result; trained now, unless an earlier start of this unit finished the stage."""
+    result = out / "stage.json"
+    if not result.exists():
+        if not rows:
+            raise DataError(
+                f"train: {unit.arm}, {out.name}: no row is left to train on ({n_assigned:,} were assigned)",
+                "skipped rows: too long for train.max_length, or their rationales were rejected (see teach/)",
+            )
+        settings = _settings(recipe.train, stage, n_assigned, unit.seed)
+        with progress(f"training {unit.arm}, {out.name}", total=settings.updates) as bar:
+            train_stage(recipe.student.model_dump(), start, rows, out, settings, bar.at)
+    content: dict[str, Any] = json.loads(result.read_text())
+    return content
+
+
+def _settings(train: Train, stage: Stage, n_assigned: int, seed: int) -> Settings:
+    updates = updates_for(n_assigned, train.batch_size, stage.epochs or train.epochs)
+    lora = Lora(train.lora_r, train.lora_alpha, train.lora_dropout) if train.method == "lora" else None
+    return Settings(
+        lora=lora,
+        updates=updates,
+        learning_rate=stage.learning_rate or train.learning_rate,
+        schedule=train.schedule,
+        warmup_updates=round(train.warmup_share * updates),
+        weight_decay=train.weight_decay,
+        batch_size=train.batch_size,
+        micro_batch_size=train.micro_batch_size or train.batch_size,
+        gradient_checkpointing=train.gradient_checkpointing,
+        save_every=train.save_every,
+        seed=seed,
+    )

@@ -1,0 +1,251 @@
+"""One stage of supervised fine-tuning: TRL's `SFTTrainer` and PEFT behind flat arguments.
+
+The rows come tokenised by `Chat`, so TRL neither renders a template nor cuts anything: the loss is on the completion
+and the token that ends the turn, and on nothing else. Batches are not packed. A stage that is killed goes on from its
+last whole checkpoint, with the same data order and random state, to the same weights.
+"""
+
+import math
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from teachwise.chat import Chat
+from teachwise.run import write_json
+
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when the libraries below are imported
+
+import datasets
+import torch
+import transformers
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from trl import SFTConfig, SFTTrainer
+
+from teachwise.engines.hf import load_chat, load_model, pick_device, pick_dtype
+
+datasets.disable_progress_bars()
+transformers.utils.logging.set_verbosity_error()
+
+_WHOLE = "whole"
+"""Marks a checkpoint that was written to its end; the Trainer itself leaves no such sign."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training sequence.
+
+    Attributes:
+        prompt: Token ids that carry no loss.
+        completion: Token ids to learn, the one that ends the turn included.
+    """
+
+    prompt: list[int]
+    completion: list[int]
+
+    @property
+    def length(self) -> int:
+        """Tokens in all."""
+        return len(self.prompt) + len(self.completion)
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Shape of the adapter, on every linear layer."""
+
+    r: int
+    alpha: int
+    dropout: float
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train one stage.
+
+    Attributes:
+        lora: None trains all weights.
+        updates: Optimizer steps.
+        batch_size: Examples per update.
+        micro_batch_size: Examples in memory at once; divides `batch_size`.
+        warmup_updates: Updates over which the learning rate rises.
+        save_every: Updates between checkpoints.
+    """
+
+    lora: Lora | None
+    updates: int
+    learning_rate: float
+    schedule: str
+    warmup_updates: int
+    weight_decay: float
+    batch_size: int
+    micro_batch_size: int
+    gradient_checkpointing: bool
+    save_every: int
+    seed: int
+
+
+def updates_for(n_assigned: int, batch_size: int, epochs: float) -> int:
+    """Optimizer steps of a stage.
+
+    Counted over what was *assigned*, so that arms which were given as much train as long, however many of their
+    rationales were rejected.
+
+    Example:
+        >>> updates_for(100, 16, 3)
+        21
+    """
+    return max(1, round(math.ceil(n_assigned / batch_size) * epochs))
+
+
+def train_stage(
+    student: dict[str, Any],
+    start: Path | None,
+    rows: Sequence[Row],
+    out: Path,
+    settings: Settings,
+    on_update: Callable[[int, str], None],
+) -> dict[str, Any]:
+    """Train, and leave an adapter (or a whole model) with its tokenizer in `out`.
+
+    Args:
+        student: model, revision, dtype, device, trust_remote_code.
+        start: The folder of the stage before, or None for the base.
+        rows: What to learn.
+        out: Appears when the stage is complete, never before.
+        settings: How.
+        on_update: Called after every update with its number and a short note.
+
+    Returns:
+        Updates, tokens trained on, and the loss curve; also written to `out/stage.json`.
+    """
+    work = out.with_name(out.name + ".work")
+    set_seed(settings.seed)
+    model, chat = _model(student, start, settings)
+    trainer = _trainer(model, chat, rows, work, settings, on_update)
+    trainer.train(resume_from_checkpoint=_last_whole(work))
+    result = _result(trainer.state, rows, settings)
+    ready = work / "ready"
+    shutil.rmtree(ready, ignore_errors=True)
+    trainer.model.save_pretrained(ready)
+    chat.tokenizer.save_pretrained(ready)
+    write_json(ready / "stage.json", result)
+    os.replace(ready, out)
+    shutil.rmtree(work)
+    return result
+
+
+def _model(student: dict[str, Any], start: Path | None, settings: Settings) -> tuple[Any, Chat]:
+    """The model with the weights to go on from, and how to talk to it."""
+    device = pick_device(student["device"])
+    name, revision, trust = student["model"], student["revision"], student["trust_remote_code"]
+    whole = start is not None and settings.lora is None
+    dtype = pick_dtype(student["dtype"], device) if settings.lora else "float32"
+    model = load_model(str(start) if whole else name, None if whole else revision, dtype, trust)
+    chat = load_chat(name, revision, trust)
+    if settings.lora:
+        model = _with_adapter(model, start, settings.lora)
+    return model.to(device), chat
+
+
+def _with_adapter(model: Any, start: Path | None, lora: Lora) -> Any:
+    if start is not None:
+        return PeftModel.from_pretrained(model, str(start), is_trainable=True)
+    shape = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, shape)
+
+
+def _trainer(
+    model: Any, chat: Chat, rows: Sequence[Row], work: Path, settings: Settings, on_update: Callable[[int, str], None]
+) -> SFTTrainer:
+    if chat.tokenizer.pad_token_id is None:
+        chat.tokenizer.pad_token_id = chat.pad_id
+    on_cpu = model.device.type == "cpu"
+    arguments = SFTConfig(
+        output_dir=str(work),
+        max_steps=settings.updates,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=settings.warmup_updates,
+        weight_decay=settings.weight_decay,
+        per_device_train_batch_size=settings.micro_batch_size,
+        gradient_accumulation_steps=settings.batch_size // settings.micro_batch_size,
+        activation_checkpointing=settings.gradient_checkpointing,
+        bf16=not on_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
+        use_cpu=on_cpu,
+        max_length=None,
+        packing=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        save_steps=settings.save_every,
+        save_total_limit=2,
+        logging_steps=max(1, settings.updates // 100),
+        seed=settings.seed,
+        data_seed=settings.seed,
+        dataloader_pin_memory=not on_cpu,
+        disable_tqdm=True,
+        report_to="none",
+    )
+    trainer = SFTTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=_dataset(rows),
+        processing_class=chat.tokenizer,
+        callbacks=[_Watch(on_update)],
+    )
+    trainer.remove_callback(transformers.PrinterCallback)
+    return trainer
+
+
+def _dataset(rows: Sequence[Row]) -> datasets.Dataset:
+    return datasets.Dataset.from_dict(
+        {
+            "input_ids": [row.prompt + row.completion for row in rows],
+            "labels": [[-100] * len(row.prompt) + row.completion for row in rows],
+        }
+    )
+
+
+class _Watch(TrainerCallback):  # type: ignore[misc]
+    """Moves the progress bar, and marks each checkpoint once it is whole."""
+
+    def __init__(self, on_update: Callable[[int, str], None]) -> None:
+        self.on_update = on_update
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        losses = [entry["loss"] for entry in state.log_history[-3:] if "loss" in entry]
+        self.on_update(state.global_step, f"loss {losses[-1]:.3f}" if losses else "")
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _WHOLE).touch()
+
+
+def _last_whole(work: Path) -> str | None:
+    """The newest checkpoint that was written to its end; half-written ones are removed."""
+    for folder in work.glob("checkpoint-*"):
+        if not (folder / _WHOLE).exists():
+            shutil.rmtree(folder)
+    whole = sorted(work.glob("checkpoint-*"), key=lambda folder: int(folder.name.rpartition("-")[2]))
+    return str(whole[-1]) if whole else None
+
+
+def _result(state: TrainerState, rows: Sequence[Row], settings: Settings) -> dict[str, Any]:
+    seen = settings.updates * settings.batch_size / len(rows)
+    learnt = sum(len(row.completion) for row in rows)
+    curve = [[entry["step"], entry["loss"]] for entry in state.log_history if "loss" in entry]
+    return {
+        "rows": len(rows),
+        "updates": state.global_step,
+        "passes": round(seen, 3),
+        "completion_tokens": learnt,
+        "trained_tokens": round(seen * sum(row.length for row in rows)),
+        "settings": asdict(settings),
+        "loss_curve": curve,
+    }
