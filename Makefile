@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 DONE   := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fmt bench toy clean
+.PHONY: help setup demo test check fmt docs bench toy clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -19,7 +19,7 @@ $(DONE): pyproject.toml constraints.txt
 
 setup: $(DONE) ## make the environment
 
-demo: $(DONE) ## train the shipped tiny student in five ways and open-able report (minutes, CPU, offline)
+demo: $(DONE) ## train the shipped tiny student in five ways and compare them (minutes, CPU, offline)
 	@$(BIN)/teachwise demo
 
 test: check ## everything: check, then the test suite
@@ -36,8 +36,11 @@ fmt: $(DONE) ## format the code
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
 
-bench: $(DONE) ## measure: kill -9 resume test, import time
-	@$(BIN)/python bench/kills.py
+docs: $(DONE) ## write docs/recipe.md and docs/flow.md from the code
+	@$(BIN)/python docs/generate.py
+
+bench: $(DONE) ## kill -9 at 20 points, resume, compare
+	@$(BIN)/python bench/kills.py --json bench/results/kills.json
 
 toy: $(DONE) ## pre-train the shipped student again (about 15 minutes on one core)
 	@$(BIN)/python -m teachwise.toy.pretrain --out build/student

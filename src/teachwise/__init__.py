@@ -1,3 +1,75 @@
-"""Teachwise: fine-tune small language models, and pay the teacher only where it helps."""
+"""Teachwise: fine-tune small language models, and pay the teacher only where it helps.
+
+The names below are the public surface. They are loaded when they are first used, so `import teachwise` is quick and
+the command line starts without torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from teachwise.engines import length_batches, load_teacher
+    from teachwise.engines.hf import HfEngine
+    from teachwise.evaluate import routing_threshold
+    from teachwise.ledger import Ledger, Request
+    from teachwise.pipeline import run_recipe
+    from teachwise.recipe import load_recipe
+    from teachwise.run import Run, Unit
+    from teachwise.sampling import cut_bands
+    from teachwise.stats import bootstrap_difference, bootstrap_mean, roc_auc
+    from teachwise.tasks import load_task
+    from teachwise.trainer import Row, Settings, train_stage
+
+_HOME = {
+    "load_recipe": "recipe",
+    "run_recipe": "pipeline",
+    "Run": "run",
+    "Unit": "run",
+    "load_task": "tasks",
+    "HfEngine": "engines.hf",
+    "length_batches": "engines",
+    "roc_auc": "stats",
+    "cut_bands": "sampling",
+    "load_teacher": "engines",
+    "Ledger": "ledger",
+    "Request": "ledger",
+    "Row": "trainer",
+    "Settings": "trainer",
+    "train_stage": "trainer",
+    "routing_threshold": "evaluate",
+    "bootstrap_mean": "stats",
+    "bootstrap_difference": "stats",
+}
+
+__all__ = [  # noqa: RUF022 - in the order of the method
+    "load_recipe",
+    "run_recipe",
+    "Run",
+    "Unit",
+    "load_task",
+    "HfEngine",
+    "length_batches",
+    "roc_auc",
+    "cut_bands",
+    "load_teacher",
+    "Ledger",
+    "Request",
+    "Row",
+    "Settings",
+    "train_stage",
+    "routing_threshold",
+    "bootstrap_mean",
+    "bootstrap_difference",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'teachwise' has no attribute {name!r}")
+    return getattr(import_module(f"teachwise.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -39,6 +39,7 @@ class Chat:
             )
         self._keeps_system = self.has_template and self._renders_system()
         self.end_id = self._end_of_turn()
+        self.stop_ids = sorted({*self.stop_ids, self.end_id})
 
     @property
     def pad_id(self) -> int:
@@ -108,19 +109,24 @@ class Chat:
         return _PROBE in text
 
     def _end_of_turn(self) -> int:
-        """The stop token that the template itself writes after an assistant's turn, else the end-of-text token."""
+        """The token that the template itself writes after an assistant's turn, else the end-of-text token.
+
+        A special token counts also where the checkpoint does not list it as a stop, as early Gemma ones do not.
+        """
         default: int = self.tokenizer.eos_token_id if self.tokenizer.eos_token_id is not None else self.stop_ids[0]
         if not self.has_template:
             return default
         turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _PROBE}]
         tail = self._template(turns).rpartition(_PROBE)[2]
         ids = self.tokenizer.encode(tail, add_special_tokens=False)
-        return next((token for token in ids if token in self.stop_ids), default)
+        special = {token for token, added in self.tokenizer.added_tokens_decoder.items() if added.special}
+        return next((token for token in ids if token in special.union(self.stop_ids)), default)
 
 
 def _merged_system(messages: Sequence[Message]) -> list[Message]:
     system = [message["content"] for message in messages if message["role"] == "system"]
     rest = [message for message in messages if message["role"] != "system"]
-    if not system or not rest:
+    if not system:
         return rest
-    return [{**rest[0], "content": "\n\n".join([*system, rest[0]["content"]])}, *rest[1:]]
+    first, *others = rest or [{"role": "user", "content": ""}]
+    return [{**first, "content": "\n\n".join([*system, first["content"]]).strip()}, *others]

@@ -128,10 +128,15 @@ class Ledger:
 
         Returns:
             False, and nothing noted, when the budget might be passed.
+
+        Raises:
+            ValueError: the request is done; it is never sent again.
         """
         bound = request.upper_bound_tokens
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
+            if self.reply(request):
+                raise ValueError(f"request {request.key} is done, wanted its reply to be used")
             if budget_tokens is not None and self.spent_tokens() + bound > budget_tokens:
                 return False
             self._db.execute(

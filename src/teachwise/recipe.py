@@ -58,9 +58,9 @@ class Teacher(Section):
 class Split(Section):
     """Shares of the examples; what they leave over is not used."""
 
-    train: Fraction = 0.8
-    dev: Fraction = 0.1
-    test: Fraction = 0.1
+    train: Fraction = Field(0.8, description="scored, routed, trained on")
+    dev: Fraction = Field(0.1, description="modes and thresholds are chosen here")
+    test: Fraction = Field(0.1, description="arms are judged here, once")
 
     @model_validator(mode="after")
     def _shares(self) -> "Split":
@@ -74,12 +74,12 @@ class Split(Section):
 class Columns(Section):
     """Which column of the table holds what. Left out: found by the usual names."""
 
-    question: str | None = None
+    question: str | None = Field(None, description="the question alone")
     options: str | list[str] | None = Field(
         None, description="one column (a list, or a list literal), or one per option"
     )
     answer: str | None = Field(None, description="letter, option text, or index; see `answer_is`")
-    subject: str | None = None
+    subject: str | None = Field(None, description="for figures by subject")
     level: str | None = Field(None, description="known difficulty, a whole number")
     split: str | None = Field(None, description="train, dev or test, where the table has its own split")
 
@@ -186,16 +186,16 @@ class Train(Section):
 
     method: Literal["lora", "full"] = Field("lora", description="adapter, or all weights")
     epochs: float = Field(3, gt=0, description="passes over what was assigned; rejected rationales do not shorten it")
-    learning_rate: float = Field(1e-4, gt=0)
-    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    learning_rate: float = Field(1e-4, gt=0, description="peak, AdamW")
+    schedule: Literal["constant", "cosine", "linear"] = Field("constant", description="of the learning rate")
     warmup_share: Fraction = Field(0.03, description="share of the updates that warm up")
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0, description="AdamW")
     batch_size: Positive = Field(16, description="examples per update")
     micro_batch_size: int | None = speed(None, "examples in memory at once; must divide batch_size", gt=0)
     max_length: Positive = Field(2048, description="longer examples are skipped and counted, never cut")
-    lora_r: Positive = 64
-    lora_alpha: Positive = 128
-    lora_dropout: Fraction = 0.05
+    lora_r: Positive = Field(64, description="rank, on every linear layer")
+    lora_alpha: Positive = Field(128, description="scale is alpha / r")
+    lora_dropout: Fraction = Field(0.05, description="on the adapter's input")
     gradient_checkpointing: bool = speed(False, "less memory, more time")
     save_every: int = speed(200, "updates between checkpoints", gt=0)
 

@@ -5,13 +5,15 @@ out  report/report.json                everything the page shows, as data
 out  report/report.html                the page, self-contained
 """
 
+import math
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
-from jinja2 import Environment, PackageLoader
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.table import Table
 
 from teachwise import charts
@@ -103,7 +105,8 @@ def _route(recipe: Recipe, run: Run, arm: str) -> dict[str, Any]:
     rows = run.records(unit, "assignments.parquet", Assignment)
     treated = Counter((one.stage, one.band, one.give) for one in rows)
     found = [{"stage": s, "band": b, "give": g, "rows": n} for (s, b, g), n in sorted(treated.items())]
-    return {"assigned": found, "teach": (run.manifest(unit.of("teach")) or {})["counts"]}
+    teach, train = (run.manifest(unit.of(step)) or {} for step in ("teach", "train"))
+    return {"assigned": found, "teach": teach["counts"], "skipped": train["counts"].get("skipped", 0)}
 
 
 def _losses(recipe: Recipe, run: Run, arm: str) -> list[dict[str, Any]]:
@@ -142,9 +145,65 @@ def _provenance(recipe: Recipe, run: Run) -> dict[str, Any]:
 def page(data: Mapping[str, Any]) -> str:
     """The report as one HTML text."""
     environment = Environment(
-        loader=PackageLoader("teachwise", "page"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("teachwise", "page"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
     )
-    return environment.get_template("report.html.j2").render(**data, charts=charts, mode_names=MODES)
+    environment.filters |= {"percent": percent, "points": points, "number": number, "p_value": p_value, "took": took}
+    recipe_text = yaml.safe_dump(data["recipe"], sort_keys=False, allow_unicode=True, width=100)
+    template = environment.get_template("report.html.j2")
+    return template.render(**data, charts=charts, mode_names=MODES, recipe_text=recipe_text)
+
+
+def number(value: float | None, digits: int = 0) -> str:
+    """A number with thousands marked; a dash where there is none.
+
+    Example:
+        >>> number(1234.56), number(0.9637, 3), number(None)
+        ('1,235', '0.964', '–')
+    """
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:,.{digits}f}".replace("-", "−")
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share in percent: 0.8342 is `83.4%`."""
+    shown = number(None if value is None else 100 * value, digits)
+    return shown if shown == "–" else f"{shown}%"
+
+
+def points(value: float | None) -> str:
+    """A difference of shares in percentage points, with its sign.
+
+    Example:
+        >>> points(0.028), points(-0.041), points(-0.0001)
+        ('+2.8', '−4.1', '0.0')
+    """
+    if value is None or not math.isfinite(value):
+        return "–"
+    rounded = round(100 * value, 1)
+    return f"{rounded:+.1f}".replace("-", "−") if rounded else "0.0"
+
+
+def p_value(value: float) -> str:
+    """A p-value to three places."""
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+
+
+def took(seconds: float) -> str:
+    """A duration in words.
+
+    Example:
+        >>> took(4.21), took(200), took(7300)
+        ('4.2 s', '3 min 20 s', '2 h 1 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def write_report(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:

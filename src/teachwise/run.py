@@ -105,7 +105,7 @@ class Run:
 
     def json(self, unit: Unit, name: str) -> Any:
         """The content of a finished unit's JSON file."""
-        return json.loads(self._existing(unit, name).read_text())
+        return json.loads(self._existing(unit, name).read_text(encoding="utf-8"))
 
     def _existing(self, unit: Unit, name: str) -> Path:
         path = self.folder(unit) / name
@@ -127,6 +127,7 @@ class Run:
         if not kept.exists():
             return False
         self._set_aside(unit)
+        shutil.rmtree(self.folder(unit), ignore_errors=True)  # partial work of another key
         self.folder(unit).parent.mkdir(parents=True, exist_ok=True)
         os.replace(kept, self.folder(unit))
         return True
@@ -184,17 +185,17 @@ def in_parts(
     """Do a long job batch by batch, each kept on disk as it is made; a killed job goes on where it was.
 
     Args:
-        folder: The unit's folder; shards lie in a sub-folder named by the batches, so that other batches (a changed
-            `batch_tokens`) never mix with these.
+        folder: The unit's folder; shards lie in a sub-folder named by the job and its batches, so that those of
+            another job or of other batches (a changed `batch_tokens`) never mix with these.
         kind: The record class of a row.
         batches: Row numbers of each batch, covering every row once.
         work: From the row numbers of a batch to its records.
-        what: The progress bar's name.
+        what: The job's name, also on the progress bar.
 
     Returns:
         All records, batch after batch.
     """
-    shards = folder / f"parts-{content_hash(json.dumps(batches))}"
+    shards = folder / f"parts-{content_hash(json.dumps([what, batches]))}"
     paths = [shards / f"{number:06d}.parquet" for number in range(len(batches))]
     there = sum(len(batch) for batch, path in zip(batches, paths, strict=True) if path.exists())
     with progress(what, total=sum(map(len, batches)), done=there) as bar:
@@ -245,7 +246,7 @@ def write_json(path: Path, content: Any) -> None:
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     return content

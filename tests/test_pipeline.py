@@ -1,0 +1,155 @@
+"""The whole chain on a small toy run: real student, real training, a real teacher over HTTP."""
+
+import json
+import threading
+
+import pytest
+
+from teachwise.errors import GateError
+from teachwise.pipeline import STEPS, key_of, run_recipe, units_of
+from teachwise.recipe import Recipe, load_recipe
+from teachwise.records import Assignment, Prediction, Rationale
+from teachwise.run import Run, Unit
+from teachwise.toy.teacher import TeacherServer, serve
+
+ARMS = (
+    "arms={base: {policy: none}, sft: {policy: all, give: answer}, banded: {policy: bands, stages:"
+    " [{easy: answer, medium: answer}, {hard: rationale}]}, random: {policy: random, like: banded}}"
+)
+SMALL = [
+    "data.limit={train: 80, dev: 30, test: 40}",
+    "train.epochs=1",
+    "evaluate.max_new_tokens=30",
+    "evaluate.batch_tokens=8000",
+    ARMS,
+]
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    server = serve(0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+
+
+def small(teacher: TeacherServer, *overrides: str) -> Recipe:
+    return load_recipe("toy", [*SMALL, f"teacher.base_url={teacher.base_url}", *overrides])
+
+
+@pytest.fixture(scope="module")
+def finished(teacher, tmp_path_factory) -> Run:
+    return run_recipe(small(teacher), tmp_path_factory.mktemp("run") / "toy")
+
+
+def times(run: Run) -> dict[str, int]:
+    return {str(p.parent.relative_to(run.root)): p.stat().st_mtime_ns for p in run.root.rglob("manifest.json")}
+
+
+def redone(before: dict[str, int], after: dict[str, int]) -> set[str]:
+    return {unit for unit in after if after[unit] != before.get(unit) and not unit.startswith("replaced")}
+
+
+def test_every_unit_of_every_step_is_closed_by_a_manifest(finished, teacher):
+    recipe = small(teacher)
+    units = [unit for step in STEPS for unit in units_of(step, recipe)]
+    assert len(units) == 3 + 4 * 4 + 2
+    assert all(finished.manifest(unit) for unit in units)
+
+
+def test_the_report_and_the_comparison_name_every_arm(finished):
+    comparison = finished.json(Unit("compare"), "comparison.json")
+    assert list(comparison["arms"]) == ["base", "sft", "banded", "random"]
+    assert "questions only" in comparison["intervals_cover"]
+    html = (finished.folder(Unit("report")) / "report.html").read_text()
+    assert all(arm in html for arm in comparison["arms"])
+
+
+def test_the_control_has_the_stages_updates_and_bought_rationales_of_the_arm_it_is_like(finished):
+    counts = {arm: finished.manifest(Unit("train", arm))["counts"] for arm in ("banded", "random")}
+    assert counts["banded"]["updates"] == counts["random"]["updates"]
+    bought = {arm: finished.manifest(Unit("teach", arm))["counts"]["bought"] for arm in ("banded", "random")}
+    assert bought["banded"] == bought["random"] == 20
+    chosen = [finished.records(Unit("route", arm), "assignments.parquet", Assignment) for arm in ("banded", "random")]
+    taught = [{row.id for row in rows if row.give == "rationale"} for rows in chosen]
+    assert taught[0] != taught[1]
+
+
+def test_every_held_out_question_is_answered_in_every_mode(finished):
+    rows = finished.records(Unit("evaluate", "banded"), "predictions.parquet", Prediction)
+    assert {(row.split, row.mode) for row in rows} == {
+        (s, m) for s in ("dev", "test") for m in ("direct", "cot", "routed")
+    }
+    assert len(rows) == 3 * (30 + 40)
+
+
+def test_no_rejected_rationale_is_trained_on(finished):
+    rationales = finished.records(Unit("teach", "banded"), "rationales.parquet", Rationale)
+    kept = sum(one.verdict == "kept" for one in rationales)
+    stage = json.loads((finished.folder(Unit("train", "banded")) / "stage-1" / "stage.json").read_text())
+    assert stage["rows"] == kept
+
+
+def test_a_second_run_keeps_everything_and_asks_the_teacher_nothing(finished, teacher):
+    before, asked = times(finished), teacher.n_completions
+    run_recipe(small(teacher), finished.root)
+    assert redone(before, times(finished)) == set()
+    assert teacher.n_completions == asked
+
+
+def test_a_new_edge_redoes_the_arms_that_look_at_it_and_nothing_else(teacher):
+    recipe = small(teacher, "arms.banded.edges=[0.3, 0.8]")
+    old, new = _keys(small(teacher)), _keys(recipe)
+    changed = {unit for unit in old if old[unit] != new[unit]}
+    assert {(unit.step, unit.arm) for unit in changed} == {
+        (step, arm) for step in ("route", "teach", "train", "evaluate") for arm in ("banded", "random")
+    } | {("compare", ""), ("report", "")}
+
+
+def test_a_new_arm_redoes_no_other_arm(teacher):
+    old = _keys(small(teacher))
+    new = _keys(small(teacher, "arms.distill={policy: all, give: rationale}"))
+    assert {unit.step for unit in old if old[unit] != new[unit]} == {"compare", "report"}
+
+
+def test_a_new_student_redoes_everything_from_the_scores_on(teacher):
+    old, new = _keys(small(teacher)), _keys(small(teacher, "student.dtype=bfloat16"))
+    assert {unit.step for unit in old if old[unit] == new[unit]} == {"prepare"}
+
+
+def test_fields_that_change_only_speed_redo_nothing(teacher):
+    faster = ["score.batch_tokens=99", "teacher.concurrency=2", "train.save_every=7", "evaluate.batch_tokens=500"]
+    assert _keys(small(teacher)) == _keys(small(teacher, *faster))
+
+
+def test_an_edited_table_is_noticed(tmp_path):
+    table = tmp_path / "q.csv"
+    recipe = load_recipe("toy", ["data={task: multiple_choice, source: " + str(table) + "}"])
+    table.write_text("question,A,B,answer\nx,1,2,A\n")
+    old = _keys(recipe)[Unit("prepare")]
+    table.write_text("question,A,B,answer\nx,1,2,B\n")
+    assert _keys(recipe)[Unit("prepare")] != old
+
+
+def test_a_failed_gate_stops_before_anything_is_bought(teacher, tmp_path):
+    asked = teacher.n_completions
+    with pytest.raises(GateError, match="does not predict errors") as error:
+        run_recipe(small(teacher, "validate.min_auc=1.0"), tmp_path)
+    assert error.value.exit_code == 3
+    assert teacher.n_completions == asked
+    assert not (tmp_path / "route").exists()
+
+
+def test_a_failed_gate_can_route_at_random_and_says_so(teacher, tmp_path):
+    recipe = small(teacher, "validate={min_auc: 1.0, on_fail: random}")
+    run = run_recipe(recipe, tmp_path, until="route")
+    assert run.manifest(Unit("route", "banded"))["counts"]["randomised"] is True
+    assert "randomised" not in run.manifest(Unit("route", "sft"))["counts"]
+
+
+def _keys(recipe: Recipe) -> dict[Unit, str]:
+    keys: dict[Unit, str] = {}
+    for step in STEPS:
+        for unit in units_of(step, recipe):
+            keys[unit] = key_of(step, unit, recipe, keys)
+    return keys
