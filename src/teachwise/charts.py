@@ -12,7 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 WIDTH = 420
-LETTER = 7.2
+LETTER = 7.6
 """About the width of one letter, in chart units."""
 
 N_COLOURS = 7
@@ -210,16 +210,14 @@ def score_histogram(histogram: Mapping[str, Any]) -> Markup:
     title = "Scores of right and wrong answers"
     if not filled:
         return _nothing(title, "No scores.")
-    peak = max(filled)
-    power = 0.5 if peak > 10 * sum(filled) / len(filled) else 1.0
-    up, down = max(0, *right) ** power, max(0, *wrong) ** power
-    middle = 34 + 250 * up / (up + down)
-    unit = 250 / (up + down)
+    power = 0.5 if max(filled) > 10 * sum(filled) / len(filled) else 1.0
+    unit = 250 / (max(right) ** power + max(wrong) ** power)
+    middle = 34 + unit * max(right) ** power
     x = Scale(edges[0], edges[-1] if edges[-1] > edges[0] else edges[0] + 1, 52, 408)
     at = [value for value in ticks(x.low, x.high) if x.low <= value <= x.high]
     parts = [_text(4, 12, f"questions{' (square-root scale)' if power < 1 else ''}", "soft")]
     parts += _grid_x(x, at, 34, 284, lambda value: f"{value:g}")
-    for largest, sign in ((max(0, *right), -1), (max(0, *wrong), 1)):
+    for largest, sign in ((max(right), -1), (max(wrong), 1)):
         for count in _count_ticks(largest, power, 15 / unit):
             place = middle + sign * unit * count**power
             parts += [_line(52, place, 408, place, "grid"), _text(46, place + 4, f"{count:,}", "tick", "end")]
@@ -387,10 +385,9 @@ def group_chart(arms: Mapping[str, Any], group: str) -> Markup:
     names = group_names(arms, group)
     if not names or len(names) * len(arms) > MOST_ROWS:
         return Markup("")
-    at, step = [0.0, 0.25, 0.5, 0.75, 1.0], 10
-    x, height = Scale(0, 1, 20, 400), 26 + step * len(arms)
+    x, step, height = Scale(0, 1, 20, 400), 10, 26 + 10 * len(arms)
     bottom = 4.0 + height * len(names)
-    parts = _grid_x(x, at, 4, bottom, percent)
+    parts = _grid_x(x, [0.0, 0.25, 0.5, 0.75, 1.0], 4, bottom, percent)
     for place, name in enumerate(names):
         top = 4 + height * place
         n = next(iter(arms.values()))[group][name]["n"]

@@ -129,4 +129,4 @@ def _merged_system(messages: Sequence[Message]) -> list[Message]:
     if not system:
         return rest
     first, *others = rest or [{"role": "user", "content": ""}]
-    return [{**first, "content": "\n\n".join([*system, first["content"]]).strip()}, *others]
+    return [{**first, "content": "\n\n".join(filter(None, [*system, first["content"]]))}, *others]

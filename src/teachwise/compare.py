@@ -4,8 +4,9 @@ in   prepare/examples.parquet  score/scores.parquet      subjects, bands of the 
 in   route/ teach/ train/ evaluate/ of every arm, seed   assignments, rationales, predictions, manifests
 out  compare/comparison.json                             accuracies and paired differences with intervals, costs
 
-An interval is a 95% bootstrap over questions, and over training seeds where there are several. An unreadable answer
-stays in the denominator, is not correct, and is counted apart.
+Intervals are 95%. A difference is bootstrapped over questions, and over training seeds where there are several; so is
+an accuracy, but with one seed it is a plain share and has Wilson's interval. An unreadable answer stays in the
+denominator, is not correct, and is counted apart.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from teachwise.recipe import Recipe
 from teachwise.records import Example, Mode, Prediction, Score, by_id
 from teachwise.run import Run, Unit, write_json
 from teachwise.sampling import band_of, band_values, cut_bands
-from teachwise.stats import Interval, bootstrap_difference, bootstrap_mean, mcnemar_exact
+from teachwise.stats import Interval, bootstrap_difference, bootstrap_mean, mcnemar_exact, wilson
 
 BANDS = ("easy", "medium", "hard")
 THINKING_COST: dict[str, int] = {"direct": 0, "routed": 1, "cot": 2}
@@ -65,7 +66,7 @@ def arm_summary(test: Mapping[str, Answers], mode: str, groups: Mapping[str, Seq
     """
     return {
         "mode": mode,
-        "accuracy": _interval(bootstrap_mean(test[mode].correct)),
+        "accuracy": accuracy(test[mode].correct),
         "modes": {name: _mode_summary(answers) for name, answers in test.items()},
         **{f"by_{group}": _grouped(test[mode].correct, names) for group, names in groups.items()},
         "per_seed": [round(float(row.mean()), 6) for row in test[mode].correct],
@@ -74,7 +75,7 @@ def arm_summary(test: Mapping[str, Answers], mode: str, groups: Mapping[str, Seq
 
 def _mode_summary(answers: Answers) -> dict[str, Any]:
     return {
-        "accuracy": _interval(bootstrap_mean(answers.correct)),
+        "accuracy": accuracy(answers.correct),
         "unreadable": float(answers.unreadable.mean()),
         "generated_tokens": float(answers.tokens.mean()),
     }
@@ -82,7 +83,14 @@ def _mode_summary(answers: Answers) -> dict[str, Any]:
 
 def _grouped(correct: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
     labels = np.array(names)
-    return {name: _interval(bootstrap_mean(correct[:, labels == name])) for name in sorted(set(names))}
+    return {name: accuracy(correct[:, labels == name]) for name in sorted(set(names))}
+
+
+def accuracy(correct: np.ndarray) -> dict[str, Any]:
+    """Share of (S, N) answers that are correct, with its interval."""
+    if len(correct) > 1:
+        return _interval(bootstrap_mean(correct))
+    return _interval(wilson(int(correct.sum()), correct.size))
 
 
 def paired(a: np.ndarray, b: np.ndarray) -> dict[str, Any]:

@@ -128,6 +128,8 @@ def run_recipe(recipe: Recipe, root: str | Path, until: str = "report") -> Run:
                 say(f"[dim]kept  {step.name}: {kept} of {len(done)} done before[/dim]")
             if step.name == "validate":
                 is_trusted = gate(recipe, run)
+            if step.name == "route":
+                say(f"[bold]plan[/bold]  {_plan(recipe, run)}")
             if step.name == until:
                 break
     return run
@@ -145,6 +147,12 @@ def _do(step: Step, unit: Unit, key: str, recipe: Recipe, run: Run) -> bool:
     shown = "  ".join(f"{name} {_shown(value)}" for name, value in counts.items())
     say(f"[green]done[/green]  {unit}  [dim]{time.monotonic() - started:.1f} s[/dim]  {shown}")
     return True
+
+
+def _plan(recipe: Recipe, run: Run) -> str:
+    from teachwise.teach import plan
+
+    return plan(recipe, run, list(units_of(step_named("teach"), recipe)))
 
 
 def _shown(value: Any) -> str:

@@ -7,18 +7,21 @@ with every default filled in, is copied into the run folder.
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from teachwise.errors import RecipeError
 from teachwise.records import Give
+from teachwise.strict_yaml import read_mapping, validated
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 def speed(default: Any, description: str, **bounds: Any) -> Any:
@@ -29,7 +32,7 @@ def speed(default: Any, description: str, **bounds: Any) -> Any:
 class Section(BaseModel):
     """A part of the recipe; unknown keys are mistakes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class Student(Section):
@@ -159,16 +162,31 @@ class Arm(Section):
     like: str | None = Field(None, description="for `random`: the arm whose sizes and stages it copies")
     stages: list[Stage] = Field([], description="for `bands`: rounds of training, in order, on the same weights")
 
+    @field_validator("edges")
+    @classmethod
+    def _rise(cls, edges: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < edges[0] < edges[1] < 1:
+            raise ValueError(f"must rise strictly between 0 and 1, got {list(edges)}")
+        return edges
+
+    @field_validator("stages")
+    @classmethod
+    def _name_bands(cls, stages: list[Stage]) -> list[Stage]:
+        if not all(stage.gives.keys() & {"easy", "medium", "hard"} == {*stage.gives} != set() for stage in stages):
+            raise ValueError("every stage must say what easy, medium or hard get, and has no other band")
+        return stages
+
     @model_validator(mode="after")
     def _fits_policy(self) -> "Arm":
-        if self.policy == "all" and not self.give:
-            raise ValueError("policy `all` needs `give: answer` or `give: rationale`")
-        if self.policy == "random" and not self.like:
-            raise ValueError("policy `random` needs `like: ARM`")
-        if self.policy == "bands" and not self.stages:
-            raise ValueError("policy `bands` needs `stages`")
-        if not 0 < self.edges[0] < self.edges[1] < 1:
-            raise ValueError(f"edges must rise strictly between 0 and 1, got {list(self.edges)}")
+        for name, policy, form in (
+            ("give", "all", "answer|rationale"),
+            ("like", "random", "ARM"),
+            ("stages", "bands", "[...]"),
+        ):
+            if self.policy == policy and not getattr(self, name):
+                raise ValueError(f"policy `{policy}` needs `{name}: {form}`")
+            if self.policy != policy and getattr(self, name):
+                raise ValueError(f"`{name}` is for policy `{policy}` and does nothing for `{self.policy}`")
         return self
 
 
@@ -226,7 +244,7 @@ class Recipe(Section):
     on_rejected: Literal["drop", "answer"] = Field(
         "drop", description="an example whose rationale was rejected is left out, or gets its answer"
     )
-    seeds: Annotated[list[int], Field(min_length=1)] = Field([0], description="training seeds")
+    seeds: Annotated[list[Seed], Field(min_length=1)] = Field([0], description="training seeds")
     arms: Annotated[dict[str, Arm], Field(min_length=1)] = Field(
         default_factory=lambda: {name: Arm.model_validate(arm) for name, arm in PAPER_ARMS.items()}
     )
@@ -246,12 +264,17 @@ class Recipe(Section):
     def _arms_fit(self) -> "Recipe":
         for name, arm in self.arms.items():
             if not re.fullmatch(r"[A-Za-z0-9_+-]+", name):
-                raise ValueError(f"arm name {name!r}: use letters, digits, - and _")
+                raise _at(("arms", name), f"arm name {name!r}: use letters, digits, - and _")
             if arm.policy == "random" and (arm.like not in self.arms or self.arms[arm.like].policy == "random"):
-                raise ValueError(f"arm {name}: `like: {arm.like}` names no arm that chooses by score or takes all")
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds {self.seeds} repeat")
+                raise _at(("arms", name, "like"), f"{arm.like!r} names no arm that chooses by score or takes all")
         return self
+
+    @field_validator("seeds")
+    @classmethod
+    def _differ(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"{seeds} repeat")
+        return seeds
 
     def seeds_of(self, arm: str) -> list[int]:
         """The training seeds of an arm; one is enough where nothing is trained."""
@@ -278,6 +301,11 @@ class Recipe(Section):
         return yaml.safe_dump(self.plain(), sort_keys=False, allow_unicode=True)
 
 
+def _at(place: tuple[str, ...], found: str) -> PydanticCustomError:
+    """A mistake that is seen from above but stands at `place`."""
+    return PydanticCustomError("value_error", "{found}", {"found": found, "at": place})
+
+
 def _without_speed(section: Section) -> dict[str, Any]:
     fast = {
         name
@@ -298,29 +326,10 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: listing every problem, each with its line.
     """
     path = find_recipe(path)
-    text = path.read_text(encoding="utf-8")
-    try:
-        content = yaml.safe_load(text)
-        lines = dict(_lines(yaml.compose(text, Loader=yaml.SafeLoader)))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise RecipeError(
-            f"{where}: not YAML: {getattr(error, 'problem', error)}", "look for a missing colon, quote or bracket"
-        ) from None
-    if not isinstance(content, dict):
-        raise RecipeError(
-            f"{path}: is empty or no mapping, wanted `key: value` lines", "start from `teachwise check toy`"
-        )
+    content, lines = read_mapping(path)
     for override in overrides:
         _override(content, override)
-    try:
-        return Recipe.model_validate(content)
-    except ValidationError as error:
-        problems = "\n".join(_problem(path, lines, item) for item in error.errors())
-        raise RecipeError(
-            problems, f"`teachwise check {path}` checks again in a second; docs/recipe.md lists every field"
-        ) from None
+    return validated(Recipe, content, lines, path)
 
 
 def find_recipe(name: str | Path) -> Path:
@@ -337,10 +346,15 @@ def find_recipe(name: str | Path) -> Path:
     raise RecipeError(f"{name}: no such recipe file", f"{guess}shipped recipes: {', '.join(names)}")
 
 
-def _override(content: dict[str, Any], override: str) -> None:
+def _override(content: dict[str, Any], override: str) -> tuple[str, ...]:
+    """Set one field; return its place."""
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise RecipeError(f"{override!r}: wanted KEY=VALUE", "for instance: train.epochs=1")
+    try:
+        new = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise RecipeError(f"{override!r}: the value is not YAML", "for instance: arms.banded.edges=[0.3,0.8]") from None
     *parents, last = key.split(".")
     for name in parents:
         inner = content.get(name)
@@ -348,59 +362,5 @@ def _override(content: dict[str, Any], override: str) -> None:
             inner = {"model": inner}
         content[name] = inner if isinstance(inner, dict) else {}
         content = content[name]
-    content[last] = yaml.safe_load(value)
-
-
-def _lines(node: yaml.Node | None, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], int]]:
-    """Every place in the recipe and the line it stands on."""
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            yield (*path, key.value), key.start_mark.line + 1
-            yield from _lines(value, (*path, key.value))
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            yield (*path, index), value.start_mark.line + 1
-            yield from _lines(value, (*path, index))
-
-
-def _problem(path: Path, lines: dict[tuple[Any, ...], int], item: Any) -> str:
-    place = tuple(item["loc"])
-    known = place
-    while known and known not in lines:
-        known = known[:-1]
-    where = f"{path}:{lines[known]}" if known else str(path)
-    dotted = ".".join(map(str, place))
-    if item["type"] == "extra_forbidden":
-        return f"{where}: unknown key '{dotted}'{_did_you_mean(place)}"
-    if item["type"] == "missing":
-        return f"{where}: '{dotted}' is required"
-    message = item["msg"].removeprefix("Value error, ")
-    found = "" if item["type"] == "value_error" else f", got {item['input']!r}"
-    return f"{where}: {dotted + ': ' if dotted else ''}{message}{found}"
-
-
-def _did_you_mean(place: tuple[Any, ...]) -> str:
-    close = difflib.get_close_matches(str(place[-1]), _keys_at(place[:-1]), n=1)
-    return f"; did you mean '{close[0]}'?" if close else ""
-
-
-def _keys_at(place: tuple[Any, ...]) -> list[str]:
-    """The keys that a recipe may have at a place."""
-    section: Any = Recipe
-    for name in place:
-        if section is Arm and name == "stages":
-            section = list
-        elif section is list:
-            section = Stage
-        elif section is dict:
-            section = Arm
-        elif name == "arms":
-            section = dict
-        else:
-            names = {field.alias or key: field.annotation for key, field in section.model_fields.items()}
-            section = names.get(name)
-        if section is None:
-            return []
-    return (
-        [field.alias or key for key, field in section.model_fields.items()] if hasattr(section, "model_fields") else []
-    )
+    content[last] = new
+    return (*parents, last)

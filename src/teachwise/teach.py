@@ -8,6 +8,7 @@ out  teach/ARM/seed-S/round-R/rationales.parquet         Rationale: one row per 
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 from teachwise.console import progress
@@ -19,6 +20,8 @@ from teachwise.records import Assignment, Example, Rationale, Verdict, by_id
 from teachwise.run import Run, Unit, write_records
 from teachwise.tasks import Task, load_task
 
+LEDGER = "ledger.sqlite"
+"""Name of the ledger in the run folder."""
 MOST_FAILED = 0.05
 """Share of requests that may fail for good before the step itself is called failed."""
 
@@ -93,6 +96,28 @@ def buy(
     return replies
 
 
+def plan(recipe: Recipe, run: Run, units: Sequence[Unit]) -> str:
+    """What teaching is going to ask for, in one line, before anything is bought.
+
+    Args:
+        recipe: The recipe.
+        run: A run that is routed.
+        units: The units of `teach` to come.
+    """
+    by = by_id(run.records(Unit("prepare"), "examples.parquet", Example))
+    rows = [one for unit in units for one in run.records(unit.of("route"), "assignments.parquet", Assignment)]
+    task = load_task(recipe.data.task, **recipe.data.task_options())
+    requests = requests_for(recipe, task, [by[one] for one in wanted(rows)])
+    held = _held(run, requests)
+    most = sum(request.upper_bound_tokens for request in requests if request.key not in held)
+    budget = recipe.budget.teacher_tokens
+    limit = "without a cap" if budget is None else f"the budget is {budget:,}"
+    return (
+        f"{len(requests):,} distinct rationales are wanted by all arms, {len(held):,} of them paid before; "
+        f"the rest costs at most {most:,} teacher tokens, {limit}"
+    )
+
+
 def teach_arm(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
     """Buy and judge one arm's rationales; return the counts by verdict and the tokens they stand for."""
     task = load_task(recipe.data.task, **recipe.data.task_options())
@@ -114,17 +139,20 @@ def teach_arm(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
 
 
 def _replies(recipe: Recipe, run: Run, requests: Sequence[Request]) -> Mapping[str, Reply]:
-    if not requests:
-        return {}
-    ledger = Ledger(run.root / "ledger.sqlite")
-    try:
-        replies = {r.key: reply for r in requests if (reply := ledger.reply(r))}
-        if len(replies) == len({r.key for r in requests}):
-            return replies
+    held = _held(run, requests)
+    if len(held) == len({request.key for request in requests}):
+        return held
+    with closing(Ledger(run.root / LEDGER)) as ledger:
         engine = load_teacher(**recipe.teacher.model_dump())
         return buy(requests, engine, ledger, recipe.budget.teacher_tokens)
-    finally:
-        ledger.close()
+
+
+def _held(run: Run, requests: Sequence[Request]) -> dict[str, Reply]:
+    """Replies that the ledger has already."""
+    if not requests or not (run.root / LEDGER).exists():
+        return {}
+    with closing(Ledger(run.root / LEDGER)) as ledger:
+        return {request.key: reply for request in requests if (reply := ledger.reply(request))}
 
 
 def _check_failures(rationales: Sequence[Rationale], replies: Mapping[str, Reply]) -> None:

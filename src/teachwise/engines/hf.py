@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from teachwise.chat import Chat
@@ -78,11 +79,10 @@ class HfEngine:
     ) -> None:
         self.device = pick_device(device)
         self.model = load_model(model, revision, pick_dtype(dtype, self.device), trust_remote_code).to(self.device)
+        self.model.generation_config = GenerationConfig()  # `generate` fills what a call leaves open from here
         self._accepted = set(inspect.signature(self.model.forward).parameters)
         if adapter:
-            from peft import PeftModel
-
-            self.model = PeftModel.from_pretrained(self.model, str(adapter))
+            self.model = _with_adapter(self.model, adapter)
         self.model.eval()
         self.chat = load_chat(model, revision, trust_remote_code)
 
@@ -217,16 +217,39 @@ def load_model(model: str, revision: str | None, dtype: str, trust_remote_code: 
     """The model on CPU, from safetensors only.
 
     Raises:
-        StudentError: it is not there, or holds no causal language model.
+        StudentError: it is not there, is damaged or lacks weights, or holds no causal language model.
     """
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            find_model(model), revision=revision, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
+        loaded, report = AutoModelForCausalLM.from_pretrained(
+            find_model(model),
+            revision=revision,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise StudentError(
             f"model {model!r} cannot be loaded: {str(error).splitlines()[0]}",
             "check the name or folder; a hub model needs the network or a filled cache",
+        ) from error
+    if missing := sorted(report["missing_keys"]):
+        raise StudentError(
+            f"model {model!r} lacks {len(missing):,} of its weights, the first {missing[0]}; they would be random",
+            "download it again, or name a model that was saved with its output head",
+        )
+    return loaded
+
+
+def _with_adapter(model: Any, adapter: str | Path) -> Any:
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(model, str(adapter))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise StudentError(
+            f"adapter {str(adapter)!r} cannot be loaded: {str(error).splitlines()[0]}",
+            "the folder needs adapter_config.json and adapter_model.safetensors, made for this student",
         ) from error
 
 
