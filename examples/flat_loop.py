@@ -9,7 +9,6 @@ told apart from it, and the interval says which.
 
 import argparse
 import tempfile
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -61,8 +60,7 @@ chance = sorted(np.random.default_rng(0).choice(len(train), len(hard), replace=F
 arms = {"banded": hard, "random": chance}
 
 # 5. Teach: every distinct request is paid once for all arms, and a whole reply is never lost.
-server = serve(0)
-threading.Thread(target=server.serve_forever, daemon=True).start()
+server = serve().start()
 teacher = tw.load_teacher("openai", model="toy-teacher", base_url=server.base_url)
 ledger = tw.Ledger(work / "ledger.sqlite")
 wanted = {
@@ -139,4 +137,4 @@ for name, right in answers.items():
         f"   against random {gap.value:+.3f} ({gap.low:+.3f} to {gap.high:+.3f})"
     )
 print(f"one seed: the intervals cover the {own.n} questions only, not the luck of training; files are in {work}")
-server.shutdown()
+server.stop()

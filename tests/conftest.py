@@ -11,6 +11,9 @@ from teachwise.records import Assignment, Example, Prediction, Rationale, Score,
 from teachwise.run import Run, write_records
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # tiny models: a second thread gains nothing and suffers on a busy machine
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)

@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from teachwise.ledger import Ledger, Reply, Request
@@ -155,8 +155,11 @@ def test_a_request_is_sent_only_if_its_upper_bound_fits(ledger, cap, sent):
 
 @given(
     cap=st.integers(0, 12 * BOUND),
-    events=st.lists(st.tuples(st.integers(0, 7), st.integers(0, BOUND), st.sampled_from(["done", "failed", "died"]))),
+    events=st.lists(
+        st.tuples(st.integers(0, 7), st.integers(0, BOUND), st.sampled_from(["done", "failed", "died"])), max_size=12
+    ),
 )
+@settings(max_examples=25)
 def test_the_cap_is_never_passed_whatever_comes_back(tmp_path_factory, cap, events):
     path = tmp_path_factory.mktemp("cap") / "ledger.sqlite"
     ledger = Ledger(path)

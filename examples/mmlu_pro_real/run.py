@@ -25,9 +25,8 @@ RECIPE = Path(__file__).with_name("recipe.yaml")
 BANDS = ("easy", "medium", "hard")
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
 SLIP = """\
-The two ways of counting differ because a text that runs on without an answer still has a letter stored, a guess; and
-the other way round for question_id 8382, whose text states the gold answer (H) while the letter stored is J: hence
-1539 of 3,008 (.5116) in the hard band where the stored letters of the readable texts make 1538 (.5113)."""
+Where a text runs on without an answer, a guess is stored for it; and the text of question_id 8382 states the gold
+answer (H) while J is stored, so the hard band has 1,539 right answers read from the text (.5116), not 1,538 (.5113)."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,9 @@ class TeacherBand:
     unreadable: int
 
 
-def teacher_by_band(banded: Sequence[Mapping[str, Any]], replies: Sequence[Mapping[str, Any]]) -> dict[str, TeacherBand]:
+def teacher_by_band(
+    banded: Sequence[Mapping[str, Any]], replies: Sequence[Mapping[str, Any]]
+) -> dict[str, TeacherBand]:
     """The teacher's accuracy where the student is sure, less sure and unsure.
 
     Args:

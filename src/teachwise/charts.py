@@ -19,6 +19,7 @@ N_COLOURS = 7
 MOST_ROWS = 120
 """A chart with more dots than this is no picture any more; the table beside it has the figures."""
 
+BANDS = {"easy": 0, "medium": 1, "hard": 2}
 GIVES = {"drop": "nothing", "answer": "answers", "rationale": "rationales"}
 
 
@@ -44,10 +45,9 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
         >>> ticks(0.78, 0.89)
         [0.775, 0.8, 0.825, 0.85, 0.875, 0.9]
     """
+    if not 1e-9 * max(1.0, abs(low)) <= high - low < math.inf:
+        high = low + max(1.0, abs(low))
     width = high - low
-    if width <= 0 or not math.isfinite(width):
-        width = abs(low) or 1.0
-        high = low + width
     power = 10.0 ** math.floor(math.log10(width / most))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10, 20) if factor * power * most >= width * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
@@ -252,8 +252,6 @@ def arm_chart(arms: Mapping[str, Any], baseline: str | None = None) -> Markup:
         baseline: The arm the others are set against, or None.
     """
     rows = [(name, arm["accuracy"]) for name, arm in arms.items()]
-    if not rows:
-        return _nothing("Accuracy of every arm", "No arms.")
     at = _share_ticks([row for _, row in rows])
     x, bottom = Scale(at[0], at[-1], 24, 396), 10 + 42 * len(rows)
     parts = _grid_x(x, at, 4, bottom, percent)
@@ -280,9 +278,6 @@ def budget_chart(arms: Mapping[str, Any]) -> Markup:
     Args:
         arms: By name, with `accuracy` {value, low, high, n} and `cost` {teacher_tokens}.
     """
-    title = "Accuracy against teacher tokens"
-    if not arms:
-        return _nothing(title, "No arms.")
     rows = [(name, arm["accuracy"], arm["cost"]["teacher_tokens"]) for name, arm in arms.items()]
     at_y = _share_ticks([row for _, row, _ in rows])
     most = max(tokens for *_, tokens in rows)
@@ -292,16 +287,21 @@ def budget_chart(arms: Mapping[str, Any]) -> Markup:
     parts += _grid_x(x, at_x, y.end, y.start, short) + _grid_y(y, at_y, 52, 408, percent)
     taken: list[float] = []
     for index, (name, row, tokens) in enumerate(rows):
-        place = x(tokens)
-        while any(abs(place - other) < 11 for other in taken):
-            place += 11
+        place = _free_place(x(tokens), taken)
         taken.append(place)
         parts.append(_line(place, y(row["low"]), place, y(row["high"]), f"span arm-{index % N_COLOURS}"))
         parts.append(_mark(index, place, y(row["value"]), f"{_tip(name, row)}, {tokens:,.0f} teacher tokens"))
     parts.append(_text(408, 300, "teacher tokens", "soft", "end"))
     legend, end = _legend(list(arms), 322)
     desc = "; ".join(f"{_tip(name, row)}, {tokens:,.0f} teacher tokens" for name, row, tokens in rows)
-    return _svg(title, desc, end, parts + legend)
+    return _svg("Accuracy against teacher tokens", desc, end, parts + legend)
+
+
+def _free_place(wanted: float, taken: Sequence[float]) -> float:
+    """The place nearest to the wanted one, inside the chart, where no other arm stands."""
+    places = (wanted + side * 11 * step for step in range(40) for side in (1, -1))
+    free = (one for one in places if 57 <= one <= 404 and all(abs(one - other) >= 11 for other in taken))
+    return next(free, wanted)
 
 
 def band_bars(routes: Mapping[str, Sequence[Mapping[str, Any]]]) -> Markup:
@@ -314,17 +314,16 @@ def band_bars(routes: Mapping[str, Sequence[Mapping[str, Any]]]) -> Markup:
     if not any(routes.values()):
         return _nothing(title, "Nothing was assigned.")
     most = max(row["rows"] for rows in routes.values() for row in rows) or 1
-    order = {"easy": 0, "medium": 1, "hard": 2}
     parts, y, told = [], 4.0, []
     for index, (arm, rows) in enumerate(routes.items()):
-        parts += [_mark(index, 12, y + 10), _text(24, y + 14, cut(arm, WIDTH - 30), "strong")]
+        parts += [_mark(index, 12, y + 10), _text(24, y + 14, cut(arm, WIDTH - 70), "strong")]
         y += 22
-        for row in sorted(rows, key=lambda row: (row["stage"], order.get(row["band"], 3), row["give"])):
+        for row in sorted(rows, key=lambda row: (row["stage"], BANDS.get(row["band"], 3), row["give"])):
             stage = f" · stage {row['stage'] + 1}" if row["stage"] >= 0 else ""
-            parts.append(_text(118, y + 12, cut(f"{row['band']}{stage}", 118), "soft", "end"))
-            label, width = f"{row['rows']:,} {GIVES[row['give']]}", 190 * row["rows"] / most
-            parts.append(_rect(126, y + 2, max(width, 1), 13, f"give-{row['give']}", label))
-            parts.append(_text(132 + max(width, 1), y + 12, label, "num"))
+            parts.append(_text(128, y + 12, cut(f"{row['band']}{stage}", 132), "soft", "end"))
+            label, width = f"{row['rows']:,} {GIVES[row['give']]}", 150 * row["rows"] / most
+            parts.append(_rect(134, y + 2, max(width, 1), 13, f"give-{row['give']}", label))
+            parts.append(_text(140 + max(width, 1), y + 12, label, "num"))
             told.append(f"{arm}, {row['band']}{stage}: {label}")
             y += 19
         y += 8
@@ -367,9 +366,8 @@ def loss_chart(stages: Sequence[Mapping[str, Any]], index: int = 0) -> Markup:
 
 def group_names(arms: Mapping[str, Any], group: str) -> list[str]:
     """The names of a group in reading order: bands from easy to hard, numbers by size, all else by letter."""
-    order = {"easy": 0, "medium": 1, "hard": 2}
     names = list(next(iter(arms.values())).get(group, {})) if arms else []
-    return sorted(names, key=lambda name: (order.get(name, 3), len(name) if name.isdigit() else 0, name))
+    return sorted(names, key=lambda name: (BANDS.get(name, 3), len(name) if name.isdigit() else 0, name))
 
 
 def group_chart(arms: Mapping[str, Any], group: str) -> Markup:
@@ -385,7 +383,7 @@ def group_chart(arms: Mapping[str, Any], group: str) -> Markup:
     names = group_names(arms, group)
     if not names or len(names) * len(arms) > MOST_ROWS:
         return Markup("")
-    x, step, height = Scale(0, 1, 20, 400), 10, 26 + 10 * len(arms)
+    x, height = Scale(0, 1, 20, 400), 26 + 10 * len(arms)
     bottom = 4.0 + height * len(names)
     parts = _grid_x(x, [0.0, 0.25, 0.5, 0.75, 1.0], 4, bottom, percent)
     for place, name in enumerate(names):
@@ -393,7 +391,7 @@ def group_chart(arms: Mapping[str, Any], group: str) -> Markup:
         n = next(iter(arms.values()))[group][name]["n"]
         parts.append(_text(4, top + 14, f"{cut(name or '(none)', 300)} · {n:,} questions", "halo"))
         for index, (arm, summary) in enumerate(arms.items()):
-            row, y = summary[group][name], top + 25 + step * index
+            row, y = summary[group][name], top + 25 + 10 * index
             parts += [_interval_x(x, y, row, index), _mark(index, x(row["value"]), y, _tip(arm, row), 3.6)]
     legend, end = _legend(list(arms), bottom + 36)
     return _svg(f"Accuracy {group.replace('_', ' ')}", f"{len(names)} groups, {len(arms)} arms.", end, parts + legend)

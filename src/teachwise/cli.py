@@ -32,7 +32,8 @@ Edges = Annotated[str, typer.Option(help="quantiles between easy, medium and har
 def main() -> None:
     """Run the command; turn known mistakes into one clear message and an exit code."""
     try:
-        app(standalone_mode=False)
+        if code := app(standalone_mode=False):  # typer hands an exit code back, 130 for Ctrl-C, instead of raising
+            raise KeyboardInterrupt if code == 130 else typer.Exit(code)
     except TeachwiseError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -43,7 +44,8 @@ def main() -> None:
         sys.exit(stop.exit_code)
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error of the command line
-            print(f"error: {error.format_message()}\n  hint: teachwise --help", file=sys.stderr)
+            if message := error.format_message():  # none where the help was just shown
+                print(f"error: {message}\n  hint: teachwise --help", file=sys.stderr)
             sys.exit(2)
         raise
 
@@ -234,7 +236,7 @@ def serve(
     from teachwise.toy.teacher import serve as start
 
     server = start(port)
-    print(f"toy teacher at http://127.0.0.1:{server.server_address[1]}/v1 (Ctrl-C stops it)", flush=True)
+    print(f"toy teacher at {server.base_url} (Ctrl-C stops it)", flush=True)
     server.serve_forever()
 
 
@@ -276,16 +278,16 @@ def _show_result(finished: "Run", until: str) -> None:
     out.print(result_table(comparison))
     for sentence in comparison["sentences"]:
         out.print(f"- {sentence}")
-    out.print(f"Intervals are 95% and cover {comparison['intervals_cover']}.")
+    out.print(f"{comparison['n_test']:,} test questions; intervals cover {comparison['intervals_cover']}.")
     if until == "report":
         out.print(f"\nreport: {finished.folder(Unit('report')) / 'report.html'}")
 
 
 def _print_validation(found: dict[str, Any]) -> None:
-    rows = {"all": found, **found["by"]}
-    width = max(map(len, rows))
+    rows = [("all", found), *found["by"].items()]
+    width = max(len(name) for name, _ in rows)
     print(f"{'':{width}}  {'AUC':>6}  {'95% interval':^15}  {'n':>7}  accuracy")
-    for name, row in rows.items():
+    for name, row in rows:
         auc = "   -  " if row["auc"] is None else f"{row['auc']:.4f}"
         span = "       -       " if row["auc"] is None else f"{row['auc_low']:.4f} - {row['auc_high']:.4f}"
         print(f"{name:{width}}  {auc:>6}  {span}  {row['n']:>7,}  {row['accuracy']:.4f}")

@@ -1,6 +1,6 @@
 """The demo: the shipped toy recipe against the toy teacher, served over HTTP on this machine."""
 
-import threading
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,15 +11,15 @@ from teachwise.run import Run
 
 
 def run_demo(root: Path, overrides: Sequence[str] = ()) -> Run:
-    """Carry out the shipped `toy` recipe in `root`, with a toy teacher of its own."""
+    """Carry out the shipped `toy` recipe in `root`, with a toy teacher of its own.
+
+    One thread is used: the student is so small that a second one gains little, and on a busy machine two threads that
+    wait for each other are many times slower than one.
+    """
     from teachwise.toy.teacher import serve
 
-    server = serve(0)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    say(f"toy teacher at {address}; run folder {root}")
-    try:
-        recipe = load_recipe("toy", [f"teacher.base_url={address}", *overrides])
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is loaded, later
+    with serve() as server:
+        say(f"toy teacher at {server.base_url}; run folder {root}")
+        recipe = load_recipe("toy", [f"teacher.base_url={server.base_url}", *overrides])
         return run_recipe(recipe, root)
-    finally:
-        server.shutdown()

@@ -50,7 +50,7 @@ def into_splits(rows: dict[str, Row], data: Data) -> list[Example]:
             found[split].append(key)
     examples = []
     for split in get_args(Split):
-        limit = data.limit.get(split, len(found[split]))
+        limit = min(data.limit.get(split, len(found[split])), len(found[split]))
         examples += [rows[key].example(split) for key in first_by_hash(found[split], limit, data.seed)]
     return sorted(examples, key=lambda example: (example.row, example.id))
 

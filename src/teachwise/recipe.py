@@ -10,9 +10,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from teachwise.errors import RecipeError
@@ -33,6 +34,12 @@ class Section(BaseModel):
     """A part of the recipe; unknown keys are mistakes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+
+def _at(place: tuple[str | int, ...], found: str) -> ValidationError:
+    """A mistake that only the section around it can see, but that stands at `place` within."""
+    error = PydanticCustomError("value_error", "{found}", {"found": found})
+    return ValidationError.from_exception_data("recipe", [{"type": error, "loc": place, "input": None}])
 
 
 class Student(Section):
@@ -56,6 +63,14 @@ class Teacher(Section):
     temperature: float = Field(0.0, ge=0, description="0 is greedy")
     concurrency: int = speed(8, "requests in flight", gt=0)
     timeout_seconds: float = speed(600, "how long to wait for one reply", gt=0)
+
+    @model_validator(mode="after")
+    def _holds_no_secret(self) -> "Teacher":
+        if self.base_url and (urlsplit(self.base_url).username or urlsplit(self.base_url).query):
+            raise ValueError(
+                "base_url holds a name, password or query; put the key in an environment variable (key_env)"
+            )
+        return self
 
 
 class Split(Section):
@@ -162,31 +177,19 @@ class Arm(Section):
     like: str | None = Field(None, description="for `random`: the arm whose sizes and stages it copies")
     stages: list[Stage] = Field([], description="for `bands`: rounds of training, in order, on the same weights")
 
-    @field_validator("edges")
-    @classmethod
-    def _rise(cls, edges: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < edges[0] < edges[1] < 1:
-            raise ValueError(f"must rise strictly between 0 and 1, got {list(edges)}")
-        return edges
-
-    @field_validator("stages")
-    @classmethod
-    def _name_bands(cls, stages: list[Stage]) -> list[Stage]:
-        if not all(stage.gives.keys() & {"easy", "medium", "hard"} == {*stage.gives} != set() for stage in stages):
-            raise ValueError("every stage must say what easy, medium or hard get, and has no other band")
-        return stages
-
     @model_validator(mode="after")
     def _fits_policy(self) -> "Arm":
-        for name, policy, form in (
-            ("give", "all", "answer|rationale"),
-            ("like", "random", "ARM"),
-            ("stages", "bands", "[...]"),
-        ):
+        needs = {"all": "`give: answer` or `give: rationale`", "random": "`like: ARM`", "bands": "`stages`"}
+        for policy, name in (("all", "give"), ("random", "like"), ("bands", "stages")):
             if self.policy == policy and not getattr(self, name):
-                raise ValueError(f"policy `{policy}` needs `{name}: {form}`")
+                raise ValueError(f"policy `{policy}` needs {needs[policy]}")
             if self.policy != policy and getattr(self, name):
-                raise ValueError(f"`{name}` is for policy `{policy}` and does nothing for `{self.policy}`")
+                raise _at((name,), f"is for policy `{policy}` and does nothing for `{self.policy}`")
+        if not 0 < self.edges[0] < self.edges[1] < 1:
+            raise _at(("edges",), f"must rise strictly between 0 and 1, got {list(self.edges)}")
+        for number, stage in enumerate(self.stages):
+            if stage.all or not stage.gives:
+                raise _at(("stages", number), "a stage of `bands` must say what easy, medium or hard get")
         return self
 
 
@@ -265,16 +268,12 @@ class Recipe(Section):
         for name, arm in self.arms.items():
             if not re.fullmatch(r"[A-Za-z0-9_+-]+", name):
                 raise _at(("arms", name), f"arm name {name!r}: use letters, digits, - and _")
-            if arm.policy == "random" and (arm.like not in self.arms or self.arms[arm.like].policy == "random"):
+            like = self.arms.get(arm.like) if arm.like else None
+            if arm.policy == "random" and (like is None or like.policy in ("random", "none")):
                 raise _at(("arms", name, "like"), f"{arm.like!r} names no arm that chooses by score or takes all")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise _at(("seeds",), f"{self.seeds} repeat")
         return self
-
-    @field_validator("seeds")
-    @classmethod
-    def _differ(cls, seeds: list[int]) -> list[int]:
-        if len(set(seeds)) < len(seeds):
-            raise ValueError(f"{seeds} repeat")
-        return seeds
 
     def seeds_of(self, arm: str) -> list[int]:
         """The training seeds of an arm; one is enough where nothing is trained."""
@@ -299,11 +298,6 @@ class Recipe(Section):
     def yaml(self) -> str:
         """The resolved recipe as YAML, every default filled in."""
         return yaml.safe_dump(self.plain(), sort_keys=False, allow_unicode=True)
-
-
-def _at(place: tuple[str, ...], found: str) -> PydanticCustomError:
-    """A mistake that is seen from above but stands at `place`."""
-    return PydanticCustomError("value_error", "{found}", {"found": found, "at": place})
 
 
 def _without_speed(section: Section) -> dict[str, Any]:
@@ -346,8 +340,7 @@ def find_recipe(name: str | Path) -> Path:
     raise RecipeError(f"{name}: no such recipe file", f"{guess}shipped recipes: {', '.join(names)}")
 
 
-def _override(content: dict[str, Any], override: str) -> tuple[str, ...]:
-    """Set one field; return its place."""
+def _override(content: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise RecipeError(f"{override!r}: wanted KEY=VALUE", "for instance: train.epochs=1")
@@ -363,4 +356,3 @@ def _override(content: dict[str, Any], override: str) -> tuple[str, ...]:
         content[name] = inner if isinstance(inner, dict) else {}
         content = content[name]
     content[last] = new
-    return (*parents, last)

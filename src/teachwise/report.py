@@ -8,12 +8,13 @@ out  report/report.html                the page, self-contained
 import math
 import platform
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from teachwise import charts
@@ -28,23 +29,19 @@ MODES = {"direct": "direct", "cot": "chain of thought", "routed": "routed"}
 
 def result_table(comparison: Mapping[str, Any]) -> Table:
     """The table of arms as the terminal shows it."""
-    table = Table(title=f"{comparison['n_test']:,} test questions", title_justify="left", title_style="bold")
-    for name in ("arm", "mode", "accuracy", "95% interval", f"vs {comparison['baseline'] or 'baseline'}"):
-        table.add_column(name)
-    for name in ("teacher tokens", "trained tokens", "written / question", "unreadable"):
-        table.add_column(name, justify="right")
+    baseline = comparison["baseline"]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("arm", "mode", "accuracy (95%)", f"against {baseline} (95%)" if baseline else ""):
+        table.add_column(name, no_wrap=True)
+    table.add_column("teacher tokens", justify="right")
     for name, arm in comparison["arms"].items():
-        mode, own = arm["modes"][arm["mode"]], arm["accuracy"]
+        own = arm["accuracy"]
         table.add_row(
             name,
             arm["mode"],
-            f"{own['value']:.3f}",
-            f"{own['low']:.3f} - {own['high']:.3f}",
-            _gap(arm, comparison["baseline"]),
+            f"{own['value']:.3f} ({own['low']:.3f}-{own['high']:.3f})",
+            _gap(arm, baseline),
             f"{arm['cost']['teacher_tokens']:,.0f}",
-            f"{arm['cost']['trained_tokens']:,.0f}",
-            f"{mode['generated_tokens']:.1f}",
-            f"{mode['unreadable']:.1%}",
         )
     return table
 
@@ -151,7 +148,7 @@ def page(data: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters |= {"percent": percent, "points": points, "number": number, "p_value": p_value, "took": took}
+    environment.filters |= {"percent": percent, "points": points, "number": number, "p_values": p_values, "took": took}
     recipe_text = yaml.safe_dump(data["recipe"], sort_keys=False, allow_unicode=True, width=100)
     template = environment.get_template("report.html.j2")
     return template.render(**data, charts=charts, mode_names=MODES, recipe_text=recipe_text)
@@ -188,9 +185,15 @@ def points(value: float | None) -> str:
     return f"{rounded:+.1f}".replace("-", "−") if rounded else "0.0"
 
 
-def p_value(value: float) -> str:
-    """A p-value to three places."""
-    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+def p_values(values: Iterable[float]) -> str:
+    """p-values to three places, one per training seed.
+
+    Example:
+        >>> p_values([0.0321]), p_values([0.0000001, 0.5])
+        ('p = 0.032', 'p < 0.001, 0.500')
+    """
+    shown = ", ".join("< 0.001" if value < 0.001 else f"{value:.3f}" for value in values)
+    return f"p {shown}" if shown.startswith("<") else f"p = {shown}"
 
 
 def took(seconds: float) -> str:

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from teachwise.errors import DataError
 from teachwise.policies import POLICIES, Options, randomised
 from teachwise.recipe import Recipe
 from teachwise.records import Assignment, Example, Score, by_id
 from teachwise.run import Run, Unit, content_hash, write_records
-from teachwise.sampling import cut_bands
+from teachwise.sampling import band_sizes, cut_bands
 from teachwise.tasks.table import numbers, read_table, write_table
 
 MEASURED_POLICIES = ("bands",)
@@ -32,10 +33,18 @@ def assign(recipe: Recipe, arm: str, ids: Sequence[str], values: np.ndarray, see
         ids: N train examples.
         values: (N,) their scores, higher = less sure.
         seed: Seed of what is random in the policy.
+
+    Raises:
+        DataError: a band would be empty: there are too few examples for the arm's edges.
     """
     spec = recipe.arms[arm]
     if spec.policy == "random" and spec.like:
         return randomised(assign(recipe, spec.like, ids, values, seed), seed)
+    if spec.policy == "bands" and 0 in band_sizes(len(ids), spec.edges):
+        raise DataError(
+            f"route: arm {arm}: {len(ids):,} train examples leave a band empty with edges {list(spec.edges)}",
+            f"give more train examples, or move arms.{arm}.edges away from 0 and 1",
+        )
     stages = tuple(stage.gives for stage in recipe.stages_of(arm))
     return POLICIES[spec.policy](ids, values, Options(edges=spec.edges, stages=stages))
 

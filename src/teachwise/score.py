@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from teachwise.console import say
 from teachwise.engines import length_batches
 from teachwise.errors import DataError
 from teachwise.recipe import Recipe
@@ -16,6 +17,9 @@ from teachwise.records import Example, Score, Unusable, by_id
 from teachwise.run import Run, Unit, content_hash, drop_parts, in_parts, write_records
 from teachwise.tasks import Row, Task, load_task
 from teachwise.tasks.table import numbers, read_table, truths, write_table
+
+MOST_UNREADABLE = 0.1
+"""Share of unreadable answers above which `score` warns."""
 
 
 def measured_scores(
@@ -70,8 +74,20 @@ def student_scores(
 
     batches = length_batches([len(prompt) for prompt in prompts], batch_tokens)
     rows = in_parts(folder, Score, batches, score, "scoring")
+    _warn_unreadable(rows)
     order = {example.id: place for place, example in enumerate(examples)}
     return sorted(rows, key=lambda row: order[row.id])
+
+
+def _warn_unreadable(scores: Sequence[Score]) -> None:
+    """Say so when the student often begins its answer with something else than a letter."""
+    unreadable = [score for score in scores if score.predicted is None]
+    if len(unreadable) > MOST_UNREADABLE * len(scores):
+        mass = sum(score.option_mass or 0.0 for score in scores) / len(scores)
+        say(
+            f"[yellow]warning[/yellow] score: {len(unreadable):,} of {len(scores):,} answers begin with no option"
+            f" letter (mean mass on the letters {mass:.2f}); they count as wrong, and their entropy may say little"
+        )
 
 
 def _score(example: Example, found: Any, prompt_tokens: int, predicted: str | None) -> Score:

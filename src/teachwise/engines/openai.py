@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
+from typing import Any
 
 import openai
 from openai.types.chat import ChatCompletion
@@ -51,9 +52,10 @@ class OpenAiTeacher:
             )
         self.base_url = base_url
         self.concurrency = concurrency
+        self._key = os.environ[key_env] if key_env else ""
         self._client = openai.OpenAI(
             base_url=base_url,
-            api_key=os.environ[key_env] if key_env else "none",
+            api_key=self._key or "none",
             max_retries=0,
             timeout=timeout_seconds,
         )
@@ -88,20 +90,23 @@ class OpenAiTeacher:
             try:
                 return _reply(self._send(request))
             except openai.RateLimitError as error:
-                if time.monotonic() > give_up:
-                    return _failed(error)
-                time.sleep(_retry_after(error) or random.uniform(1, 3))
+                if error.code == "insufficient_quota":  # no waiting fills an empty account
+                    raise self._refused(error) from error
+                pause = _retry_after(error) or random.uniform(1, 3)
+                if time.monotonic() + pause > give_up:
+                    return self._failed(error)
+                time.sleep(pause)
             except (openai.APIConnectionError, openai.InternalServerError) as error:
                 attempt += 1
                 if attempt == ATTEMPTS:
                     if isinstance(error, openai.APIConnectionError) and not isinstance(error, openai.APITimeoutError):
                         raise self._unreachable(error) from error
-                    return _failed(error)
+                    return self._failed(error)
                 time.sleep(min(2.0**attempt, 30) * random.uniform(0.2, 0.5))
             except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
                 raise self._refused(error) from error
             except (openai.APIStatusError, openai.APIResponseValidationError, ValueError) as error:
-                return _failed(error)
+                return self._failed(error)
 
     def _send(self, request: Request) -> ChatCompletion:
         return self._client.chat.completions.create(
@@ -111,6 +116,11 @@ class OpenAiTeacher:
             temperature=request.temperature,
         )
 
+    def _failed(self, error: Exception) -> Reply:
+        """A failed reply; some servers repeat the key in their refusal, and the ledger must not hold it."""
+        told = f"{type(error).__name__}: {error}"
+        return _no_reply(told.replace(self._key, "[key]") if self._key else told)
+
     def _unreachable(self, error: Exception) -> TeacherError:
         return TeacherError(
             f"teach: the teacher at {self.base_url} does not answer ({error})",
@@ -118,8 +128,9 @@ class OpenAiTeacher:
         )
 
     def _refused(self, error: openai.APIStatusError) -> TeacherError:
+        why = ", ".join(str(part) for part in (error.status_code, error.code) if part)
         return TeacherError(
-            f"teach: the teacher at {self.base_url} refuses ({error.status_code})",
+            f"teach: the teacher at {self.base_url} refuses ({why})",
             "check teacher.model, teacher.base_url and the key in teacher.key_env",
         )
 
@@ -128,25 +139,31 @@ def _outcome(future: "Future[Reply]") -> tuple[Reply, TeacherError | None]:
     try:
         return future.result(), None
     except TeacherError as error:
-        return _failed(error), error
+        return _no_reply(f"TeacherError: {error.found}"), error
 
 
-def _reply(completion: ChatCompletion) -> Reply:
-    if not completion.choices:
+def _reply(completion: Any) -> Reply:
+    """The reply in a completion, whose fields the SDK does not check; a server may send anything."""
+    if not isinstance(completion, ChatCompletion) or not completion.choices:
         raise ValueError("the reply has no choices")
     choice, usage = completion.choices[0], completion.usage
-    text = choice.message.content or ""
-    if usage is None:
+    text = getattr(choice.message, "content", choice)
+    if not isinstance(text, str | None):
+        raise ValueError("the reply has no text")
+    read, written = (getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens"))
+    if not isinstance(read, int) or not isinstance(written, int):
         raise ValueError("the reply says nothing of usage, so its cost is unknown")
-    return Reply(text, choice.finish_reason or "unknown", usage.prompt_tokens, usage.completion_tokens)
+    return Reply(text or "", choice.finish_reason or "unknown", read, written)
 
 
-def _failed(error: Exception) -> Reply:
-    return Reply("", "error", 0, 0, error=f"{type(error).__name__}: {error}"[:500])
+def _no_reply(why: str) -> Reply:
+    return Reply("", "error", 0, 0, error=why[:500])
 
 
 def _retry_after(error: openai.APIStatusError) -> float | None:
+    """The wait that the server asks for in seconds; None where it names no such number (or a date)."""
     try:
-        return float(error.response.headers.get("retry-after", ""))
+        seconds = float(error.response.headers.get("retry-after", ""))
     except ValueError:
         return None
+    return seconds if 0 < seconds < float("inf") else None

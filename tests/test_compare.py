@@ -1,0 +1,300 @@
+"""compare: every arm on the same questions, by hand where it can be."""
+
+import numpy as np
+import pytest
+
+from teachwise.compare import (
+    Answers,
+    answers_of,
+    arm_summary,
+    chosen_mode,
+    compare_arms,
+    paired,
+    sentence,
+)
+from teachwise.records import Prediction, Score
+from teachwise.run import Unit
+from teachwise.stats import wilson
+
+MODES = ("direct", "cot", "routed")
+COUNTS = {
+    "route": {"answers": 1, "rationales": 2, "dropped": 0},
+    "teach": {
+        **dict.fromkeys(("unreadable", "truncated", "failed"), 0),
+        "bought": 2,
+        "kept": 1,
+        "wrong": 1,
+        "prompt_tokens": 100,
+        "completion_tokens": 50,
+    },
+    "train": {"updates": 7, "trained_tokens": 300},
+}
+BANDED = {"policy": "bands", "stages": [{"easy": "answer", "medium": "answer"}, {"hard": "rationale"}]}
+
+
+def answers(correct, unreadable=None, tokens=None):
+    correct = np.array(correct, dtype=bool)
+    return Answers(
+        correct,
+        np.zeros_like(correct) if unreadable is None else np.array(unreadable, dtype=bool),
+        np.ones(correct.shape, dtype=int) if tokens is None else np.array(tokens),
+    )
+
+
+def told(id, split, mode, stated, correct, tokens=1):
+    return Prediction(id, split, mode, stated, correct, 0.5, tokens, stated or "hm")
+
+
+# answers
+
+
+def test_answers_are_gathered_by_question_whatever_their_order():
+    first = [told("b", "test", "cot", "A", True, 9), told("a", "test", "cot", None, False, 3)]
+    others = [told("a", "dev", "cot", "A", True), told("a", "test", "direct", "A", True)]
+    second = [told("a", "test", "cot", "B", False, 5), told("b", "test", "cot", "C", False, 6)]
+    found = answers_of([first + others, second], "test", "cot", ["a", "b"])
+    assert found.correct.tolist() == [[False, True], [False, False]]
+    assert found.unreadable.tolist() == [[True, False], [False, False]]
+    assert found.tokens.tolist() == [[3, 9], [5, 6]]
+
+
+def test_a_question_without_an_answer_is_never_left_out_of_the_denominator():
+    with pytest.raises(KeyError):
+        answers_of([[told("a", "test", "cot", "A", True)]], "test", "cot", ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("dev", "wanted"),
+    [
+        ({"direct": [[1, 0, 0]], "cot": [[1, 1, 0]], "routed": [[1, 0, 0]]}, "cot"),
+        ({"direct": [[1, 1, 0]], "cot": [[0, 1, 1]], "routed": [[1, 1, 0]]}, "direct"),
+        ({"direct": [[1, 0, 0]], "cot": [[0, 1, 1]], "routed": [[1, 1, 0]]}, "routed"),
+        ({"cot": [[0, 0, 0]], "routed": [[0, 0, 0]], "direct": [[0, 0, 0]]}, "direct"),
+        ({"direct": [[1, 1, 0], [0, 0, 0]], "cot": [[1, 0, 0], [1, 1, 0]], "routed": [[0, 0, 0], [1, 1, 0]]}, "cot"),
+    ],
+)
+def test_the_mode_with_the_best_dev_accuracy_over_all_seeds_and_of_equal_ones_the_cheapest(dev, wanted):
+    assert chosen_mode({mode: answers(grid) for mode, grid in dev.items()}) == wanted
+
+
+def test_unparsable_outputs_stay_in_the_denominator_and_are_counted_apart():
+    test = {"cot": answers([[1, 0, 0, 1, 0]], unreadable=[[0, 1, 0, 0, 1]], tokens=[[10, 20, 30, 40, 50]])}
+    found = arm_summary(test, "cot", {})
+    assert (found["accuracy"]["value"], found["accuracy"]["n"]) == (0.4, 5)
+    assert found["modes"]["cot"]["unreadable"] == 0.4
+    assert found["modes"]["cot"]["generated_tokens"] == 30
+
+
+def test_groups_by_hand():
+    test = {"direct": answers([[1, 1, 0, 0], [1, 0, 0, 1]])}
+    found = arm_summary(test, "direct", {"subject": ["law", "law", "art", "law"], "band": ["easy"] * 4})
+    assert {name: (one["value"], one["n"]) for name, one in found["by_subject"].items()} == {
+        "art": (0.0, 1),
+        "law": (pytest.approx(4 / 6), 3),
+    }
+    assert found["by_band"]["easy"]["value"] == found["accuracy"]["value"] == 0.5
+    assert found["per_seed"] == [0.5, 0.5]
+
+
+def test_one_seed_has_wilsons_interval():
+    found = arm_summary({"direct": answers([[1] * 8 + [0] * 2])}, "direct", {})["accuracy"]
+    share = wilson(8, 10)
+    assert found == {"value": 0.8, "low": share.low, "high": share.high, "n": 10}
+
+
+# pairs
+
+
+def test_a_pair_by_hand():
+    found = paired(np.array([[1, 1, 1, 1, 0]], bool), np.array([[0, 0, 0, 1, 0]], bool))
+    assert found["difference"]["value"] == pytest.approx(0.6)
+    assert found["difference"]["n"] == 5
+    assert found["mcnemar"] == [{"only_a": 3, "only_b": 0, "p": 0.25}]
+
+
+@pytest.mark.parametrize(("seeds_a", "seeds_b"), [(1, 1), (3, 3), (1, 3), (3, 1)])
+def test_a_difference_is_the_negative_of_the_one_the_other_way_round(seeds_a, seeds_b):
+    rng = np.random.default_rng(0)
+    a, b = rng.random((seeds_a, 60)) < 0.7, rng.random((seeds_b, 60)) < 0.5
+    one, other = paired(a, b), paired(b, a)
+    assert one["difference"]["value"] == pytest.approx(-other["difference"]["value"])
+    assert one["difference"]["value"] == pytest.approx(a.mean() - b.mean())
+    assert one["difference"]["low"] == pytest.approx(-other["difference"]["high"])
+    assert one["difference"]["low"] < one["difference"]["value"] < one["difference"]["high"]
+    assert len(one["mcnemar"]) == max(seeds_a, seeds_b)
+    swapped = [{"only_a": m["only_b"], "only_b": m["only_a"], "p": m["p"]} for m in other["mcnemar"]]
+    assert one["mcnemar"] == swapped
+
+
+def test_an_arm_differs_from_itself_by_nothing():
+    a = np.random.default_rng(0).random((2, 30)) < 0.5
+    assert paired(a, a)["difference"] == {"value": 0, "low": 0, "high": 0, "n": 30}
+
+
+def test_the_untouched_base_meets_every_seed_of_the_other():
+    base, tuned = np.array([[1, 0, 0, 0]], bool), np.array([[1, 1, 0, 0], [1, 0, 1, 1]], bool)
+    found = paired(tuned, base)
+    assert found["difference"]["value"] == pytest.approx(0.375)
+    assert [(m["only_a"], m["only_b"]) for m in found["mcnemar"]] == [(1, 0), (2, 0)]
+
+
+# sentences
+
+
+@pytest.mark.parametrize(
+    ("gap", "wanted"),
+    [
+        ((0.05, 0.01, 0.09), "better than random by 5.0 points (+1.0 to +9.0)."),
+        ((-0.05, -0.09, -0.01), "worse than random by 5.0 points (-9.0 to -1.0)."),
+        ((0.02, -0.01, 0.05), "not told apart from random (-1.0 to +5.0 points)."),
+        ((0.02, 0.0, 0.05), "not told apart from random (+0.0 to +5.0 points)."),
+        (None, "for 1,234 teacher tokens."),
+    ],
+)
+def test_a_result_in_plain_words(gap, wanted):
+    summary = {
+        "mode": "routed",
+        "accuracy": {"value": 0.6, "low": 0.55, "high": 0.65},
+        "cost": {"teacher_tokens": 1234.0},
+        "against": {"random": {"difference": dict(zip(("value", "low", "high"), gap or (0, 0, 0), strict=True))}},
+    }
+    found = sentence("banded", summary, "random" if gap else None)
+    assert found.startswith("banded: 60.0% (55.0% to 65.0%) thinking only when unsure, for 1,234 teacher tokens")
+    assert found.endswith(wanted)
+
+
+def test_an_arm_that_bought_nothing_says_so():
+    summary = {"mode": "direct", "accuracy": {"value": 0.5, "low": 0.4, "high": 0.6}, "cost": {"teacher_tokens": 0.0}}
+    found = sentence("sft", {**summary, "against": {}}, "random")
+    assert found == "sft: 50.0% (40.0% to 60.0%) answering at once, for no teacher token."
+
+
+# the step
+
+TEST = [f"t{n}" for n in range(4)]
+DEV = [f"d{n}" for n in range(4)]
+RIGHT = {  # (arm, split): per mode, which of the four questions are right
+    ("base", "dev"): {"direct": "1000", "cot": "1100", "routed": "1000"},
+    ("base", "test"): {"direct": "1111", "cot": "1000", "routed": "1110"},
+    ("banded", "dev"): {"direct": "1110", "cot": "1000", "routed": "1110"},
+    ("banded", "test"): {"direct": "1100", "cot": "1111", "routed": "1111"},
+    ("random", "dev"): {"direct": "0000", "cot": "0000", "routed": "1000"},
+    ("random", "test"): {"direct": "1111", "cot": "1111", "routed": "0-00"},
+}
+
+
+def predictions(arm):
+    return [
+        told(f"{split[0]}{n}", split, mode, None if mark == "-" else "A", mark == "1")
+        for split in ("dev", "test")
+        for mode in MODES
+        for n, mark in enumerate(RIGHT[arm, split][mode])
+    ]
+
+
+@pytest.fixture
+def compared(put, example_with, recipe_with):
+    """Runs the step on a hand-made run of three arms whose best mode on test is never their best on dev."""
+
+    def run(seeds=(0,), randomised=False, level=None):
+        train = [example_with(f"e{n}", row=n, level=level) for n in range(8)]
+        held = [example_with(one, split, 10 + n, "law" if n % 2 else "art", level) for split, ids in
+                (("dev", DEV), ("test", TEST)) for n, one in enumerate(ids)]  # fmt: skip
+        value = {**{f"e{n}": n / 10 for n in range(8)}, **dict.fromkeys(DEV, 0.0), "t0": -1.0, "t1": 0.3, "t2": 0.5}
+        value["t3"] = 9.0
+        put(Unit("prepare"), examples=[*train, *held])
+        put(
+            Unit("score"),
+            scores=[Score(e.id, "m", value[e.id], "A", True, 0.5, 1.0, 1) for e in [*train, *held]],
+        )
+        arms = {"base": {"policy": "none"}, "banded": BANDED, "random": {"policy": "random", "like": "banded"}}
+        recipe = recipe_with(arms=arms, seeds=list(seeds))
+        for arm in arms:
+            for seed in recipe.seeds_of(arm):
+                for step, counts in COUNTS.items():
+                    more = {"randomised": True} if (step, arm) == ("route", "banded") and randomised else {}
+                    put(Unit(step, arm, seed), {**counts, **more})
+                put(Unit("evaluate", arm, seed), predictions=predictions(arm))
+        unit = Unit("compare")
+        put.run.begin(unit, "k")
+        return compare_arms(recipe, put.run, unit), put.run.json(unit, "comparison.json")
+
+    return run
+
+
+def test_the_mode_is_chosen_on_dev_and_never_on_test(compared):
+    counts, found = compared()
+    assert {name: arm["mode"] for name, arm in found["arms"].items()} == {
+        "base": "cot",
+        "banded": "direct",
+        "random": "routed",
+    }
+    assert counts == {"base": 0.25, "banded": 0.5, "random": 0.0}
+    assert found["arms"]["base"]["modes"]["direct"]["accuracy"]["value"] == 1.0
+    assert found["arms"]["random"]["modes"]["routed"]["unreadable"] == 0.25
+    assert found["arms"]["random"]["accuracy"]["n"] == 4
+
+
+def test_one_seed_says_that_intervals_cover_questions_only(compared):
+    assert compared((0,))[1]["intervals_cover"] == "questions only (one seed)"
+
+
+def test_several_seeds_are_covered_and_the_base_is_judged_once(compared):
+    _, found = compared((0, 1, 2))
+    assert found["intervals_cover"] == "questions and training seeds"
+    assert {name: len(arm["per_seed"]) for name, arm in found["arms"].items()} == {"base": 1, "banded": 3, "random": 3}
+    gap = found["arms"]["banded"]["against"]["base"]
+    assert gap["difference"]["value"] == 0.25
+    assert len(gap["mcnemar"]) == 3
+    assert found["arms"]["base"]["against"]["banded"]["difference"]["value"] == -0.25
+
+
+def test_every_arm_is_set_against_every_other_and_the_sentences_against_the_control(compared):
+    _, found = compared()
+    assert {name: set(arm["against"]) for name, arm in found["arms"].items()} == {
+        "base": {"banded", "random"},
+        "banded": {"base", "random"},
+        "random": {"base", "banded"},
+    }
+    assert found["baseline"] == "random"
+    assert len(found["sentences"]) == 3
+    assert "random" in found["sentences"][1]
+    assert found["sentences"][2].endswith("for 150 teacher tokens.")
+    assert (found["n_test"], found["n_dev"]) == (4, 4)
+
+
+def test_bands_of_test_questions_come_from_the_edges_of_train_rows(compared):
+    _, found = compared()  # train scores 0.0 to 0.7: easy up to 0.1, medium up to 0.5
+    by_band = found["arms"]["banded"]["by_band"]
+    assert {band: (one["value"], one["n"]) for band, one in by_band.items()} == {
+        "easy": (1.0, 1),
+        "medium": (0.5, 2),
+        "hard": (0.0, 1),
+    }
+
+
+def test_levels_are_shown_where_every_question_has_one(compared):
+    assert "by_level" not in compared()[1]["arms"]["base"]
+    assert set(compared(level=2)[1]["arms"]["base"]["by_level"]) == {"2"}
+
+
+def test_what_an_arm_would_pay_alone(compared):
+    assert compared((0, 1))[1]["arms"]["banded"]["cost"] == {
+        "teacher_tokens": 150,
+        "teacher_prompt_tokens": 100,
+        "teacher_completion_tokens": 50,
+        "rationales_bought": 2,
+        "rationales_kept": 1,
+        "rejected": {"wrong": 1, "unreadable": 0, "truncated": 0, "failed": 0},
+        "updates": 7,
+        "trained_tokens": 300,
+    }
+
+
+def test_an_arm_that_was_routed_at_random_is_renamed_in_every_table(compared):
+    _, found = compared(randomised=True)
+    name = "banded (routed at random: gate failed)"
+    assert list(found["arms"]) == ["base", name, "random"]
+    assert found["arms"][name]["arm"] == "banded"
+    assert name in found["arms"]["random"]["against"]
+    assert found["sentences"][1].startswith(name)
