@@ -301,7 +301,7 @@ def test_an_example_that_fails_for_good_is_told_and_exit_2(teachwise, recipe, tm
 # secrets
 
 
-@pytest.mark.parametrize("status", [200, 401])
+@pytest.mark.parametrize("status", [200, 400, 401])
 def test_the_key_from_the_environment_is_sent_and_written_nowhere(
     monkeypatch, teachwise, recipe, tmp_path, httpserver, status
 ):

@@ -113,7 +113,9 @@ def test_a_reply_comes_with_its_text_its_end_and_its_cost(server, teacher_of):
 
 def test_every_request_comes_back_once_with_its_own_reply(server, teacher_of):
     def echo(request):
-        return Response(json.dumps(completion(request.json["messages"][0]["content"])), 200, mimetype="application/json")
+        return Response(
+            json.dumps(completion(request.json["messages"][0]["content"])), 200, mimetype="application/json"
+        )
 
     server.expect_request(PATH).respond_with_handler(echo)
     asked = [request_for(number) for number in range(12)]

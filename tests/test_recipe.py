@@ -148,6 +148,16 @@ def test_a_file_that_is_no_text_is_no_recipe(tmp_path):
     assert "my.yaml" in problem_of(tmp_path / "my.yaml")
 
 
+@pytest.mark.parametrize(
+    "url", ["http://me:SECRET@host/v1", "http://SECRET@host/v1", "http://:SECRET@host/v1", "https://host/v1?key=SECRET"]
+)
+def test_an_address_that_holds_a_secret_is_refused_and_not_repeated(tmp_path, url):
+    found = problem_of(write(tmp_path, GOOD, {2: f'teacher: {{model: big, base_url: "{url}"}}'}))
+    assert found.startswith(f"{tmp_path / 'my.yaml'}:2: ")
+    assert "key_env" in found
+    assert "SECRET" not in found
+
+
 def test_all_mistakes_are_told_at_once(tmp_path):
     path = write(tmp_path, GOOD, {1: "studnet: toy", 7: "  epochs: 0", 14: "    edges: [0.75, 0.25]"})
     found = problem_of(path).splitlines()
@@ -208,7 +218,8 @@ def test_the_stages_of_every_arm_are_known(tmp_path):
         ("arms.banded.edges=[0.3, 0.8]", lambda r: r.arms["banded"].edges, (0.3, 0.8)),
         ("budget.teacher_tokens=null", lambda r: r.budget.teacher_tokens, None),
         ("student.dtype=float32", lambda r: (r.student.model, r.student.dtype), ("toy", "float32")),
-        ("teacher.base_url=http://x/v1?a=b", lambda r: r.teacher.base_url, "http://x/v1?a=b"),
+        ("teacher.base_url=http://x:8000/v1", lambda r: r.teacher.base_url, "http://x:8000/v1"),
+        ("note=a=b", lambda r: r.note, "a=b"),
         ("student=other", lambda r: r.student.model, "other"),
         ("evaluate.max_new_tokens=7", lambda r: r.evaluate.max_new_tokens, 7),
         ("note=", lambda r: r.note, None),

@@ -76,6 +76,8 @@ def test_a_tables_own_columns_with_groups():
     assert set(found) == FIGURES | {"by"}
     assert set(found["by"]) == {"law", "art"}
     assert set(found["by"]["law"]) == FIGURES
+    assert found["auc"] > 0.6
+    assert found["accuracy"] == pytest.approx(2 / 3)
     assert found["n"] == 90 == sum(group["n"] for group in found["by"].values())
     assert validate_table(rows, "entropy", "correct") == {**found, "by": {}}
 

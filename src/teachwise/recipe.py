@@ -66,10 +66,8 @@ class Teacher(Section):
 
     @model_validator(mode="after")
     def _holds_no_secret(self) -> "Teacher":
-        if self.base_url and (urlsplit(self.base_url).username or urlsplit(self.base_url).query):
-            raise ValueError(
-                "base_url holds a name, password or query; put the key in an environment variable (key_env)"
-            )
+        if self.base_url and ("@" in urlsplit(self.base_url).netloc or urlsplit(self.base_url).query):
+            raise ValueError("base_url holds a name, password or query; name an environment variable in key_env")
         return self
 
 

@@ -7,8 +7,9 @@ out  teach/ARM/seed-S/round-R/rationales.parquet         Rationale: one row per 
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
+from itertools import takewhile
 from typing import Any
 
 from teachwise.console import progress
@@ -65,32 +66,33 @@ def buy(
 ) -> dict[str, Reply]:
     """Replies to all requests by request key; those the ledger holds cost nothing.
 
-    Each request is noted in the ledger before it leaves and its reply committed as it comes.
+    Each request is noted in the ledger before it leaves and its reply committed as it comes. A request in flight
+    reserves more than it is going to cost, so where the budget could not bear the next one, those in flight are
+    awaited and it is tried again.
 
     Raises:
         GateError: the budget cannot bear the next request. Everything bought is in the ledger.
     """
     replies = {request.key: reply for request in requests if (reply := ledger.reply(request))}
-    missing = list({request.key: request for request in requests if request.key not in replies}.values())
-    unbought: list[Request] = []
+    left = list({request.key: request for request in requests if request.key not in replies}.values())
 
-    def affordable() -> Iterator[Request]:
-        for request in missing:
-            if not ledger.reserve(request, budget_tokens):
-                unbought.append(request)
-                return
-            yield request
+    def is_affordable(request: Request) -> bool:
+        return ledger.reserve(request, budget_tokens)
 
-    with progress("teaching", total=len(requests), done=len(requests) - len(missing)) as bar:
-        for request, reply in engine.answer(affordable()) if missing else ():
-            ledger.settle(request, reply)
-            replies[request.key] = reply
-            bar.advance(note=f"{ledger.spent_tokens():,} tokens")
-    if unbought:
+    n_before = -1
+    with progress("teaching", total=len(requests), done=len(requests) - len(left)) as bar:
+        while left and len(replies) > n_before:
+            n_before = len(replies)
+            for request, reply in engine.answer(takewhile(is_affordable, left)):
+                ledger.settle(request, reply)
+                replies[request.key] = reply
+                bar.advance(note=f"{ledger.spent_tokens():,} tokens")
+            left = [request for request in left if request.key not in replies]
+    if left:
         raise GateError(
             f"teach: budget spent, {ledger.spent_tokens():,} of {budget_tokens:,} teacher tokens; "
-            f"{len(requests) - len(missing) + sum(r.key in replies for r in missing):,} of {len(requests):,} "
-            f"rationales are there and the next may cost {unbought[0].upper_bound_tokens:,}",
+            f"{sum(request.key in replies for request in requests):,} of {len(requests):,} "
+            f"rationales are there and the next may cost {left[0].upper_bound_tokens:,}",
             "raise budget.teacher_tokens and run again; nothing is paid twice",
         )
     return replies

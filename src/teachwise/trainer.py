@@ -22,7 +22,7 @@ import datasets
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from transformers import GenerationConfig, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from trl import SFTConfig, SFTTrainer
 
 from teachwise.engines.hf import load_chat, load_model, pick_device, pick_dtype
@@ -145,6 +145,10 @@ def _model(student: dict[str, Any], start: Path | None, settings: Settings) -> t
     dtype = pick_dtype(student["dtype"], device) if settings.lora else "float32"
     model = load_model(str(start) if whole else name, None if whole else revision, dtype, trust)
     chat = load_chat(name, revision, trust)
+    # A checkpoint's own settings may be such that transformers loads them but refuses to save them.
+    model.generation_config = GenerationConfig(
+        bos_token_id=chat.tokenizer.bos_token_id, eos_token_id=chat.stop_ids, pad_token_id=chat.pad_id
+    )
     if settings.lora:
         model = _with_adapter(model, start, settings.lora)
     return model.to(device), chat
@@ -222,6 +226,8 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         losses = [entry["loss"] for entry in state.log_history[-3:] if "loss" in entry]
         self.on_update(state.global_step, f"loss {losses[-1]:.3f}" if losses else "")
+        if state.global_step == state.max_steps:
+            control.should_save = False  # gone on from its last checkpoint, the Trainer would do one update too many
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _WHOLE).touch()
@@ -236,8 +242,14 @@ def _last_whole(work: Path) -> str | None:
     return str(whole[-1]) if whole else None
 
 
+def _passes(n_rows: int, updates: int, batch_size: int) -> float:
+    """How often each row was seen; the last update of every pass takes what is left, be it less than a batch."""
+    whole, rest = divmod(updates, math.ceil(n_rows / batch_size))
+    return whole + min(rest * batch_size, n_rows) / n_rows
+
+
 def _result(state: TrainerState, rows: Sequence[Row], settings: Settings) -> dict[str, Any]:
-    seen = settings.updates * settings.batch_size / len(rows)
+    seen = _passes(len(rows), settings.updates, settings.batch_size)
     learnt = sum(len(row.completion) for row in rows)
     curve = [[entry["step"], entry["loss"]] for entry in state.log_history if "loss" in entry]
     return {

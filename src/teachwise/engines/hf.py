@@ -1,6 +1,7 @@
 """The `transformers` engine: any `AutoModelForCausalLM`, on CPU or GPU."""
 
 import inspect
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -20,6 +21,8 @@ from teachwise.ledger import Reply, Request
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
+# PEFT asks transformers by an old name; the warning is of no use to the user.
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 
 
 @dataclass(frozen=True)
