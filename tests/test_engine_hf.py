@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_chat import CHATML, word_tokenizer
 from transformers import (
     Gemma2Config,
     GPT2Config,
@@ -25,6 +24,7 @@ from teachwise.engines import length_batches, load_teacher
 from teachwise.engines.hf import HfEngine, answer_entropy
 from teachwise.errors import StudentError
 from teachwise.ledger import Request
+from test_chat import CHATML, word_tokenizer
 
 WORDS = [f"w{number}" for number in range(40)] + list("ABCDE")
 N_VOCABULARY = 48

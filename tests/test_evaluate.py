@@ -208,8 +208,8 @@ def test_the_threshold_is_chosen_on_dev_alone(act, examples):
 
         return act(plot)
 
-    _, first, found = with_test(5.0, True, False)
-    _, second, same = with_test(0.0, False, True)
+    _, _, found = with_test(5.0, True, False)
+    _, _, same = with_test(0.0, False, True)
     assert found["threshold_nats"] == same["threshold_nats"] == pytest.approx(0.6)
     assert found["accuracy"]["dev"] == same["accuracy"]["dev"] == {"direct": 0.5, "cot": 0.5, "routed": 1.0}
     assert found["accuracy"]["test"] == {"direct": 1.0, "cot": 0.0, "routed": 0.0}
@@ -225,7 +225,7 @@ def test_an_unreadable_answer_stays_in_the_table_and_in_the_denominator(act, exa
         (id, mode) for id in silent for mode in ("direct", "cot", "routed")
     }
     assert not any(one.correct for one in unread)
-    assert found["accuracy"]["test"] == {mode: 1 / SIZES["test"] for mode in ("direct", "cot", "routed")}
+    assert found["accuracy"]["test"] == dict.fromkeys(("direct", "cot", "routed"), 1 / SIZES["test"])
     assert {one.text for one in unread} == {"so", "well well well"}
 
 

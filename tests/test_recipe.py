@@ -314,3 +314,11 @@ def test_every_other_field_of_a_section_is_in_its_result(tmp_path):
     for section in ("student", "teacher", "data", "score", "validate", "train", "evaluate"):
         every = set(recipe.plain()[section])
         assert set(recipe.result_fields(section)) == {field for field in every if (section, field) not in fast}
+
+
+@pytest.mark.parametrize("text", ["student: a\nstudent: b\n", "data: {task: toy, task: mmlu_pro}\n"])
+def test_a_key_that_stands_twice_is_refused_with_both_lines(tmp_path, text):
+    path = tmp_path / "twice.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match="stands at line 1 already"):
+        load_recipe(path)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import sqlite3
 import subprocess
@@ -157,7 +156,7 @@ def _with_other_gold(example):
 
 
 def test_the_toy_teacher_teaches_over_http(recipe_at, arm, examples, asked):
-    with toy_teacher.serve(error_rates={steps: 0.3 for steps in range(1, 6)}) as server:
+    with toy_teacher.serve(error_rates=dict.fromkeys(range(1, 6), 0.3)) as server:
         counts, rationales = arm(recipe_at(server.base_url), N_TRAIN)
     assert counts["bought"] == len(rationales) == len(asked) == N_TRAIN
     assert counts["kept"] + counts["wrong"] == N_TRAIN

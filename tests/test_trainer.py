@@ -6,14 +6,12 @@ import signal
 import subprocess
 import sys
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from test_chat import PHI, byte_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from teachwise import train, trainer
@@ -25,6 +23,7 @@ from teachwise.run import Unit, read_records
 from teachwise.tasks.toy import Toy
 from teachwise.toy.benchmark import draw
 from teachwise.trainer import Lora, Row, Settings, train_stage, updates_for
+from test_chat import PHI, byte_tokenizer
 
 pytestmark = pytest.mark.slow
 

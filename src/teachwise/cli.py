@@ -90,6 +90,15 @@ def run(
 
 
 @app.command()
+def prepare(recipe: RecipeArg, overrides: Overrides = None, out: OutDir = None) -> None:
+    """Read the questions, set unusable rows apart with the reason, and split the rest.
+
+    Example: `teachwise prepare my_recipe.yaml data.seed=1`
+    """
+    _carry_out(recipe, overrides, out, "prepare")
+
+
+@app.command()
 def score(
     source: Annotated[str, typer.Argument(metavar="TABLE|RECIPE", help="a table of questions, or a recipe")],
     overrides: Overrides = None,

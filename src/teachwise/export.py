@@ -148,6 +148,8 @@ def export_arm(root: str | Path, arm: str, seed: int | None, form: str, out: str
         return json.dumps(FORMATS[form](messages, lesson.completion), ensure_ascii=False)
 
     written = {}
+    for old in out.glob("stage-*.jsonl"):
+        old.unlink()
     for stage in range(len(stages)):
         lessons, _ = lessons_of(assignments, stage, examples, rationales, recipe.on_rejected)
         path = out / f"stage-{stage}.jsonl"

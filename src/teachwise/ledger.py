@@ -149,8 +149,12 @@ class Ledger:
         return True
 
     def settle(self, request: Request, reply: Reply) -> None:
-        """Commit a reply (or its failure); after this returns it survives any kill."""
-        self._db.execute(
+        """Commit a reply (or its failure); after this returns it survives any kill.
+
+        Raises:
+            ValueError: the request was never reserved.
+        """
+        found = self._db.execute(
             "UPDATE request SET state = ?, text = ?, finish_reason = ?, prompt_tokens = ?, completion_tokens = ?,"
             " error = ?, changed_at = ? WHERE key = ?",
             (
@@ -164,6 +168,8 @@ class Ledger:
                 request.key,
             ),
         )
+        if not found.rowcount:
+            raise ValueError(f"request {request.key} was settled, but never reserved")
 
     def spent_tokens(self) -> int:
         """Tokens counted against the budget: billed ones, reservations in flight, and lost ones."""

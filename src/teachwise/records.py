@@ -4,7 +4,6 @@ A record class *is* its table's schema: the field names are the column names and
 types, so the two cannot drift apart. Nothing here knows where a file lies (that is `run`) or what it means.
 """
 
-import math
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from teachwise.errors import DataError
@@ -187,15 +187,21 @@ def to_table(kind: type[Record], rows: Iterable[Record]) -> pa.Table:
     Raises:
         DataError: a number is NaN or infinite. Such a value is a fault upstream and is never written.
     """
-    dicts = [asdict(row) for row in rows]  # type: ignore[call-overload]
-    for row in dicts:
-        for name, value in row.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise DataError(
-                    f"{kind.__name__} {row.get('id', '')}: {name} is {value}, wanted a finite number",
-                    "a model that gives NaN is often loaded in the wrong dtype: try `student.dtype=float32`",
-                )
-    return pa.Table.from_pylist(dicts, schema=arrow_schema(kind))
+    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=arrow_schema(kind))  # type: ignore[call-overload]
+    for field in table.schema:
+        if pa.types.is_floating(field.type):
+            _refuse_not_finite(kind, table, field.name)
+    return table
+
+
+def _refuse_not_finite(kind: type, table: pa.Table, name: str) -> None:
+    bad = pc.invert(pc.is_finite(table[name]))
+    if pc.any(bad).as_py():
+        row = table.filter(bad).slice(0, 1).to_pylist()[0]
+        raise DataError(
+            f"{kind.__name__} {row.get('id', '')}: {name} is {row[name]}, wanted a finite number",
+            "a model that gives NaN is often loaded in the wrong dtype: try `student.dtype=float32`",
+        )
 
 
 def from_table(kind: type[Record], table: pa.Table) -> list[Record]:

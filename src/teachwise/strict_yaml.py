@@ -29,7 +29,7 @@ def read_mapping(path: Path) -> tuple[dict[str, Any], dict[Place, int]]:
     try:
         text = path.read_text(encoding="utf-8")
         content = yaml.safe_load(text)
-        lines = dict(_lines(yaml.compose(text, Loader=yaml.SafeLoader)))
+        places = list(_lines(yaml.compose(text, Loader=yaml.SafeLoader)))
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: is not UTF-8 text ({error.reason})", "save it as UTF-8") from error
     except yaml.YAMLError as error:
@@ -40,7 +40,18 @@ def read_mapping(path: Path) -> tuple[dict[str, Any], dict[Place, int]]:
         ) from error
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: is empty or no mapping, wanted `key: value` lines", "see `teachwise check toy`")
-    return content, lines
+    _refuse_repeats(places, path)
+    return content, dict(places)
+
+
+def _refuse_repeats(places: list[tuple[Place, int]], path: Path) -> None:
+    """YAML keeps the last of two equal keys and says nothing; half a recipe could vanish that way."""
+    first: dict[Place, int] = {}
+    for place, line in places:
+        if place in first:
+            name = ".".join(map(str, place))
+            raise RecipeError(f"{path}:{line}: '{name}' stands at line {first[place]} already", "keep one of them")
+        first[place] = line
 
 
 def validated(model: type[Model], content: dict[str, Any], lines: dict[Place, int], path: Path) -> Model:
