@@ -207,6 +207,8 @@ def test_a_reply_that_never_comes_is_a_failed_reply(server, teacher_of, slept, m
     server.expect_request(PATH).respond_with_handler(lambda request: released.wait(5) and Response("late"))
     (reply,) = ask(teacher_of(server, timeout_seconds=0.15))
     released.set()
+    while len(server.log) < 2:  # a late answer must not fall into the next test
+        time.sleep(0.01)
     assert reply.error is not None
     assert "Timeout" in reply.error
     assert len(slept) == 1
@@ -221,7 +223,7 @@ def test_a_refused_key_or_model_ends_the_step_at_the_first_request(server, teach
     with pytest.raises(TeacherError, match=rf"refuses \({status}\)") as error:
         ask(teacher_of(server), 50)
     assert "teacher.model" in error.value.hint
-    assert len(server.log) == 1
+    assert len(server.log) <= 1  # the server notes a request after it has answered it
     assert slept == []
 
 

@@ -144,7 +144,7 @@ def _do(step: Step, unit: Unit, key: str, recipe: Recipe, run: Run) -> bool:
     started = time.monotonic()
     counts = getattr(import_module(module), function)(recipe, run, unit)
     run.finish(unit, key, counts, time.monotonic() - started)
-    shown = "  ".join(f"{name} {_shown(value)}" for name, value in counts.items() if value != 0)
+    shown = "  ".join(f"{name} {_shown(value)}" for name, value in counts.items() if value or isinstance(value, float))
     say(f"[green]done[/green]  {unit}  [dim]{time.monotonic() - started:.1f} s[/dim]  {shown}")
     return True
 

@@ -249,6 +249,9 @@ def bootstrap_difference(a: np.ndarray, b: np.ndarray, *, seed: int = 0, draws: 
         seed: Of the resampling.
         draws: Number of resamples, >= 1.
 
+    Where the arms differ on no question at all, resampling would claim certainty. There the interval is 0 +- the
+    largest share of differing questions that N without one still allow at 95%, 1 - 0.05^(1/N), about 3 / N.
+
     Returns:
         Mean of a less mean of b, with n = N.
 
@@ -267,7 +270,12 @@ def bootstrap_difference(a: np.ndarray, b: np.ndarray, *, seed: int = 0, draws: 
     seeds = {len(first), len(second)}
     if first.shape[1] != second.shape[1] or len(seeds - {1}) > 1:
         raise ValueError(f"a is {first.shape} and b {second.shape} (seeds, questions), wanted pairs")
-    return bootstrap_mean(first - second, seed=seed, draws=draws)
+    difference = first - second
+    if not difference.any():
+        n = difference.shape[1]
+        unseen = 1 - 0.05 ** (1 / n)
+        return Interval(0.0, -unseen, unseen, n)
+    return bootstrap_mean(difference, seed=seed, draws=draws)
 
 
 def _resampled_means(cells: np.ndarray, seed: int, draws: int) -> np.ndarray:

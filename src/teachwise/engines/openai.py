@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
+from urllib.parse import urlsplit
 from typing import Any
 
 import openai
@@ -58,6 +59,7 @@ class OpenAiTeacher:
             api_key=self._key or "none",
             max_retries=0,
             timeout=timeout_seconds,
+            http_client=openai.DefaultHttpxClient(trust_env=not _is_here(base_url)),
         )
 
     def answer(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Reply]]:
@@ -133,6 +135,11 @@ class OpenAiTeacher:
             f"teach: the teacher at {self.base_url} refuses ({why})",
             "check teacher.model, teacher.base_url and the key in teacher.key_env",
         )
+
+
+def _is_here(base_url: str | None) -> bool:
+    """Whether the server is on this machine; then a proxy from the environment would only be in the way."""
+    return urlsplit(base_url or "").hostname in ("127.0.0.1", "localhost", "::1")
 
 
 def _outcome(future: "Future[Reply]") -> tuple[Reply, TeacherError | None]:
