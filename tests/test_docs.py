@@ -72,9 +72,8 @@ def test_every_step_is_a_command_and_a_section_of_the_flow_page():
 
 
 def test_the_flat_loop_runs_as_it_stands():
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / "flat_loop.py"), "--small"], capture_output=True, text=True, timeout=300
-    )
+    command = [sys.executable, str(ROOT / "examples" / "flat_loop.py"), "--small"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "ROC AUC" in done.stdout
     assert "against random" in done.stdout

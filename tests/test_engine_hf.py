@@ -233,7 +233,10 @@ def test_a_temperature_samples(tmp_path):
 def test_any_of_several_end_tokens_stops(tmp_path, first, tokens):
     """Ends are 0 (`</s>`), 9 and 23; the tokenizer itself knows only 0."""
     engine = HfEngine(saved(counting_model({}), tmp_path, eos_token_id=[0, 9, 23]))
+    passes = []
+    engine.model.register_forward_hook(lambda *_: passes.append(1))
     (found,) = engine.generate([[first]], max_new_tokens=40)
+    assert len(passes) == tokens, "nothing is written after the end, not even to be thrown away"
     assert found.text == texts(*range(first + 1, first + tokens))
     assert (found.tokens, found.is_truncated) == (tokens, False)
 
