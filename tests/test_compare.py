@@ -126,9 +126,11 @@ def test_a_difference_is_the_negative_of_the_one_the_other_way_round(seeds_a, se
     assert one["mcnemar"] == swapped
 
 
-def test_an_arm_differs_from_itself_by_nothing():
+def test_an_arm_differs_from_itself_by_nothing_as_far_as_the_questions_can_tell():
     a = np.random.default_rng(0).random((2, 30)) < 0.5
-    assert paired(a, a)["difference"] == {"value": 0, "low": 0, "high": 0, "n": 30}
+    gap = paired(a, a)["difference"]
+    assert gap["value"] == 0
+    assert gap["low"] < 0 < gap["high"]
 
 
 def test_the_untouched_base_meets_every_seed_of_the_other():
