@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 DONE   := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fmt docs bench toy clean
+.PHONY: help setup demo test check static fmt docs bench toy clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -22,15 +22,17 @@ setup: $(DONE) ## make the environment
 demo: $(DONE) ## train the shipped tiny student in five ways and compare them (minutes, CPU, offline)
 	@$(BIN)/teachwise demo
 
-test: check ## everything: check, then the test suite
-	@$(BIN)/python -m pytest
+test: static ## everything: the checks, the test suite, the examples in docstrings
+	@$(BIN)/python -m pytest --doctest-modules tests src/teachwise
 
-check: $(DONE) ## ruff, types, import contract, docs tests
+check: static ## ruff, types, import contract, docs tests
+	@$(BIN)/python -m pytest -q --no-header tests/test_docs.py
+
+static: $(DONE)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
-	@$(BIN)/python -m pytest -q --no-header --durations=0 tests/test_docs.py
 
 fmt: $(DONE) ## format the code
 	@$(BIN)/ruff check --fix-only --quiet .

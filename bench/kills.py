@@ -1,11 +1,11 @@
 """Kill a run with `kill -9` at many points, resume it, and compare with a run that nobody disturbed.
 
     python bench/kills.py                 20 kills, at least one inside every step (10-20 minutes on two cores)
-    python bench/kills.py --quick         6 kills (about two minutes); the test suite runs this
+    python bench/kills.py --quick         4 kills (about two minutes); the test suite runs this
 
-Each kill takes the whole process group. After every kill the same command is run again to its end; the tables, the
-weights and the number of requests paid must be those of the undisturbed run. Prints one line per kill and writes
-`--json FILE`. Exit 1 if any of them differs.
+Each kill takes the whole process group. After every kill the same command is run again to its end; the tables and the
+weights must be those of the undisturbed run, and no request may be sent twice but those under way at the kill. Prints
+one line per kill and writes `--json FILE`. Exit 1 if anything differs.
 """
 
 import argparse
@@ -88,7 +88,9 @@ POINTS = [
     Point("report", "begun", begun("report")),
 ]
 RESULTS = ("comparison.json", "validation.json", "evaluation.json", "stage.json", "prepare.json")
-QUICK = (2, 7, 11, 14, 16, 18)
+QUICK = (2, 7, 13, 16)
+IN_FLIGHT = 8
+"""The recipe's concurrency: so many requests may be under way, unanswered, when a process dies."""
 
 
 def command(root: Path, address: str) -> list[str]:
@@ -156,7 +158,7 @@ def main() -> int:
         row = one_kill(point, work / f"kill-{number}", server, expected, once)
         rows.append(row)
         print("  ".join(f"{name} {value}" for name, value in row.items()), flush=True)
-    good = sum(row["same"] and row["killed"] for row in rows)
+    good = sum(row["same"] and row["killed"] and row["asked_twice"] <= row["allowed_twice"] for row in rows)
     print(f"{good} of {len(rows)} kills resumed to the same {len(expected)} tables and weights")
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
@@ -185,7 +187,8 @@ def one_kill(point: Point, root: Path, server: TeacherServer, expected: dict[str
         "killed": killed,
         "same": not differing and paid(root) == once,
         "differing": differing[:3],
-        "asked_twice": asked - once,  # requests in flight when the process died: their replies never arrived
+        "asked_twice": asked - once,
+        "allowed_twice": IN_FLIGHT if point.step == "teach" else 0,  # replies that never arrived at a living process
     }
 
 

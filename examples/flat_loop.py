@@ -9,6 +9,7 @@ told apart from it, and the interval says which.
 
 import argparse
 import tempfile
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -68,8 +69,7 @@ wanted = {
     for chosen in arms.values()
     for i in chosen
 }
-to_buy = [request for request in wanted.values() if ledger.reply(request) is None]
-for request, reply in teacher.answer(request for request in to_buy if ledger.reserve(request, 200_000)):
+for request, reply in teacher.answer(takewhile(lambda request: ledger.reserve(request, 200_000), wanted.values())):
     ledger.settle(request, reply)
 replies = {id_: ledger.reply(request) for id_, request in wanted.items()}
 by_id = {example.id: example for example in train}
@@ -78,6 +78,8 @@ rationales = {
     for id_, reply in replies.items()
     if reply and task.read_answer(by_id[id_], reply.text) == gold[id_]  # wrong and unreadable ones are not learnt
 }
+if not all(replies.values()):
+    raise SystemExit("the budget is spent; what was bought is in the ledger")
 print(f"bought {len(wanted)} rationales for {ledger.spent_tokens():,} tokens; {len(rationales)} state the right answer")
 
 # 6. Train: answers first, then rationales, on the same weights. The loss is on the completion and its end alone.

@@ -1,6 +1,7 @@
 """The docs say what the code does: generated pages are current, commands and links exist, examples run."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import typer
 
 from teachwise.cli import app
 from teachwise.pipeline import STEPS
+from teachwise.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
@@ -18,12 +20,24 @@ RECIPES = sorted(ROOT.glob("src/teachwise/recipes/*.yaml"))
 
 def commands_in(path: Path) -> list[str]:
     """Command lines: inline code, and lines of code blocks or comments, that begin with `teachwise`."""
-    text = path.read_text()
+    text = re.sub(r"\s*\\\n#?\s*", " ", path.read_text())  # lines that go on
     lines = re.findall(r"^(?:#\s+|\s*\$?\s*)(teachwise [a-z].*?)(?:\s{2,}.*|\s+#.*)?$", text, re.MULTILINE)
     return lines + re.findall(r"`(teachwise [a-z][^`]*)`", text)
 
 
 COMMANDS = sorted({(str(p.relative_to(ROOT)), line) for p in [*PAGES, *RECIPES] for line in commands_in(p)})
+
+
+def shipped_with_overrides(line: str) -> tuple[str, list[str]] | None:
+    """The shipped recipe that a command line names and its KEY=VALUE words; None where it has not both."""
+    command, *words = shlex.split(line)[1:]
+    names = ["toy"] if command == "demo" else [word for word in words if word in {one.stem for one in RECIPES}]
+    settings = [word for word in words if re.match(r"[a-z][\w.-]*=", word)]
+    given = [word for word in settings if not re.search(r"=([A-Z_]*|.*\.\.\.)$", word)]  # no NAME, no dots
+    return (names[0], given) if names and given else None
+
+
+OVERRIDDEN = [(page, *found) for page, line in COMMANDS if (found := shipped_with_overrides(line))]
 
 
 def test_pages_written_from_the_code_are_current():
@@ -49,6 +63,20 @@ def test_every_command_in_the_docs_exists_with_its_options(page, line):
     known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)} | {"--help"}
     used = {word.partition("=")[0] for word in words if word.startswith("--")}
     assert used <= known, f"{page}: {line}"
+
+
+def test_there_are_overrides_to_check():
+    assert len(OVERRIDDEN) >= 4
+    assert {name for _, name, _ in OVERRIDDEN} == {"toy", "mmlu_pro_qwen2.5_3b"}
+
+
+@pytest.mark.parametrize(("page", "name", "overrides"), OVERRIDDEN)
+def test_every_override_in_the_docs_is_accepted_by_the_recipe_it_is_shown_with(page, name, overrides):
+    load_recipe(name, overrides)
+
+
+def test_the_readme_has_no_place_left_to_be_filled_in():
+    assert re.findall(r"^[A-Z_]+$", (ROOT / "README.md").read_text(), re.MULTILINE) == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -201,17 +201,18 @@ def test_a_server_that_never_recovers_is_a_failed_reply_and_the_rest_goes_on(ser
     assert len(server.log) == openai.ATTEMPTS + 1
 
 
-def test_a_reply_that_never_comes_is_a_failed_reply(server, teacher_of, slept, monkeypatch):
-    monkeypatch.setattr(openai, "ATTEMPTS", 2)
+def test_a_reply_that_never_comes_may_be_billed_and_is_not_asked_for_again_here(server, teacher_of, slept):
     released = threading.Event()
     server.expect_request(PATH).respond_with_handler(lambda request: released.wait(5) and Response("late"))
     (reply,) = ask(teacher_of(server, timeout_seconds=0.15))
     released.set()
-    while len(server.log) < 2:  # a late answer must not fall into the next test
+    while not server.log:  # a late answer must not fall into the next test
         time.sleep(0.01)
     assert reply.error is not None
     assert "Timeout" in reply.error
-    assert len(slept) == 1
+    assert reply.may_be_billed
+    assert slept == []
+    assert len(server.log) == 1
 
 
 # --------------------------------------------------------------------------------------- what is refused
@@ -280,9 +281,6 @@ NO_REPLIES = {
     "no choices": completion(choices=[]),
     "choices null": completion(choices=None),
     "a choice without a message": completion(choices=[{"index": 0, "finish_reason": "stop"}]),
-    "no usage": completion(usage=None),
-    "empty usage": completion(usage={}),
-    "usage in words": completion(usage={"prompt_tokens": "many", "completion_tokens": 1}),
     "text that is no text": completion(text=[{"type": "text", "text": "so [[B]]"}]),
 }
 
@@ -371,4 +369,31 @@ def test_the_caller_ends_all_spending_by_ending_the_iterable(server, teacher_of)
         yield request_for(1)
 
     assert len(list(teacher_of(server, concurrency=4).answer(affordable()))) == 2
+    assert len(server.log) == 2
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": "many", "completion_tokens": 1}])
+def test_a_reply_that_hides_its_cost_is_kept_and_charged_with_all_that_was_reserved(server, teacher_of, usage):
+    answers(server, completion(usage=usage))
+    ((request, reply),) = list(teacher_of(server).answer([request_for(0)]))
+    assert reply.text == "so [[B]]"
+    assert reply.error is None
+    assert reply.prompt_tokens + reply.completion_tokens == request.upper_bound_tokens
+
+
+def test_ctrl_c_sends_nothing_more_and_hands_over_what_is_under_way(server, teacher_of, monkeypatch):
+    answers(server, completion(), completion(), completion(), completion())
+    waits = iter([KeyboardInterrupt])
+    real = openai.wait
+
+    def interrupted(*args, **options):
+        for stop in waits:
+            raise stop
+        return real(*args, **options)
+
+    monkeypatch.setattr(openai, "wait", interrupted)
+    got = []
+    with pytest.raises(KeyboardInterrupt):
+        got.extend(teacher_of(server, concurrency=2).answer(request_for(number) for number in range(50)))
+    assert [reply.text for _, reply in got] == ["so [[B]]"] * 2
     assert len(server.log) == 2

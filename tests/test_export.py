@@ -49,7 +49,7 @@ def taught(put, example_with, recipe_with):
         for seed, assigned in ((4, ASSIGNED), (9, ASSIGNED[:2])):
             put(Unit("route", "banded", seed), assignments=assigned)
             put(Unit("teach", "banded", seed), rationales=RATIONALES)
-        write_text(put.run.root / "recipe.yaml", recipe.yaml())
+        write_text(put.run.root / "resolved.yaml", recipe.yaml())
         return put.run.root, recipe, {example.id: example for example in examples}
 
     return build

@@ -5,7 +5,8 @@ import threading
 
 import pytest
 
-from teachwise.errors import GateError
+from teachwise import prepare
+from teachwise.errors import DataError, GateError
 from teachwise.pipeline import STEPS, key_of, run_recipe, units_of
 from teachwise.recipe import Recipe, load_recipe
 from teachwise.records import Assignment, Prediction, Rationale
@@ -17,12 +18,17 @@ ARMS = (
     " [{easy: answer, medium: answer}, {hard: rationale}]}, random: {policy: random, like: banded}}"
 )
 SMALL = [
+    "seeds=[0, 1]",
     "data.limit={train: 80, dev: 30, test: 40}",
     "train.epochs=1",
     "evaluate.max_new_tokens=30",
     "evaluate.batch_tokens=8000",
     ARMS,
 ]
+
+
+SIZES = {"dev": 30, "test": 40}
+MODES = ("direct", "cot", "routed")
 
 
 @pytest.fixture(scope="module")
@@ -50,17 +56,24 @@ def redone(before: dict[str, int], after: dict[str, int]) -> set[str]:
     return {unit for unit in after if after[unit] != before.get(unit) and not unit.startswith("replaced")}
 
 
+def shares(run: Run, arm: str, seed: int) -> dict[tuple[str, str], float]:
+    """Share of correct answers by split and mode, from one seed's own predictions."""
+    rows = run.records(Unit("evaluate", arm, seed), "predictions.parquet", Prediction)
+    found = {(s, m): [row.correct for row in rows if (row.split, row.mode) == (s, m)] for s in SIZES for m in MODES}
+    return {key: sum(right) / SIZES[key[0]] for key, right in found.items()}
+
+
 def test_every_unit_of_every_step_is_closed_by_a_manifest(finished, teacher):
     recipe = small(teacher)
     units = [unit for step in STEPS for unit in units_of(step, recipe)]
-    assert len(units) == 3 + 4 * 4 + 2
+    assert len(units) == 3 + 4 * (1 + 3 * 2) + 2  # the untouched base has nothing that a seed could change
     assert all(finished.manifest(unit) for unit in units)
 
 
 def test_the_report_and_the_comparison_name_every_arm(finished):
     comparison = finished.json(Unit("compare"), "comparison.json")
     assert list(comparison["arms"]) == ["base", "sft", "banded", "random"]
-    assert "questions only" in comparison["intervals_cover"]
+    assert comparison["intervals_cover"] == "questions and training seeds"
     html = (finished.folder(Unit("report")) / "report.html").read_text()
     assert all(arm in html for arm in comparison["arms"])
 
@@ -75,11 +88,43 @@ def test_the_control_has_the_stages_updates_and_bought_rationales_of_the_arm_it_
     assert taught[0] != taught[1]
 
 
+def test_each_training_seed_trains_other_weights_and_draws_another_random_control(finished):
+    weights = [(finished.folder(Unit("train", "banded", s)) / "stage-1/model.safetensors").read_bytes() for s in (0, 1)]
+    assert weights[0] != weights[1]
+    drawn = [finished.records(Unit("teach", "random", s), "rationales.parquet", Rationale) for s in (0, 1)]
+    assert {row.id for row in drawn[0]} != {row.id for row in drawn[1]}
+
+
+def test_accuracies_per_seed_are_those_of_each_seeds_own_answers_in_the_chosen_mode(finished):
+    arms = finished.json(Unit("compare"), "comparison.json")["arms"]
+    for arm, found in arms.items():
+        own = [shares(finished, arm, seed) for seed in ([0] if arm == "base" else [0, 1])]
+        mode = found["mode"]
+        assert found["per_seed"] == pytest.approx([share["test", mode] for share in own], abs=1e-6)
+        assert found["accuracy"]["value"] == pytest.approx(sum(found["per_seed"]) / len(own), abs=1e-6)
+        best = max(sum(share["dev", one] for share in own) for one in MODES)
+        assert sum(share["dev", mode] for share in own) == pytest.approx(best)
+    assert any(len(set(found["per_seed"])) == 2 for found in arms.values()), "seeds that answer alike show nothing here"
+
+
+def test_an_arms_cost_is_the_mean_over_its_seeds(finished):
+    cost = finished.json(Unit("compare"), "comparison.json")["arms"]["random"]["cost"]
+    teach, train = (
+        [finished.manifest(Unit(step, "random", seed))["counts"] for seed in (0, 1)] for step in ("teach", "train")
+    )
+    tokens = [counts["prompt_tokens"] + counts["completion_tokens"] for counts in teach]
+    assert tokens[0] != tokens[1], "seeds that cost the same show nothing here"
+    assert cost["teacher_tokens"] == sum(tokens) / 2
+    assert cost["teacher_prompt_tokens"] == sum(counts["prompt_tokens"] for counts in teach) / 2
+    assert cost["teacher_completion_tokens"] == sum(counts["completion_tokens"] for counts in teach) / 2
+    assert cost["rationales_bought"] == 20
+    assert cost["rationales_kept"] == sum(counts["kept"] for counts in teach) / 2
+    assert cost["trained_tokens"] == sum(counts["trained_tokens"] for counts in train) / 2
+
+
 def test_every_held_out_question_is_answered_in_every_mode(finished):
     rows = finished.records(Unit("evaluate", "banded"), "predictions.parquet", Prediction)
-    assert {(row.split, row.mode) for row in rows} == {
-        (s, m) for s in ("dev", "test") for m in ("direct", "cot", "routed")
-    }
+    assert {(row.split, row.mode) for row in rows} == {(s, m) for s in ("dev", "test") for m in MODES}
     assert len(rows) == 3 * (30 + 40)
 
 
@@ -145,6 +190,25 @@ def test_a_failed_gate_can_route_at_random_and_says_so(teacher, tmp_path):
     run = run_recipe(recipe, tmp_path, until="route")
     assert run.manifest(Unit("route", "banded"))["counts"]["randomised"] is True
     assert "randomised" not in run.manifest(Unit("route", "sft"))["counts"]
+
+
+def test_a_second_run_in_the_folder_is_refused_while_the_first_is_inside_a_step(teacher, tmp_path, monkeypatch):
+    refused = []
+
+    def step(recipe, run, unit):
+        if not refused:
+            refused.append(None)  # should the second be let in, it must not try a third
+            with pytest.raises(DataError, match="another teachwise process") as error:
+                run_recipe(small(teacher, "seeds=[7]"), tmp_path, until="prepare")
+            refused[0] = error.value.exit_code
+        return {}
+
+    monkeypatch.setattr(prepare, "prepare_examples", step)
+    run = run_recipe(small(teacher), tmp_path, until="prepare")
+    assert refused == [2]
+    assert run.manifest(Unit("prepare"))
+    assert load_recipe(tmp_path / "resolved.yaml").seeds == [0, 1], "the refused one wrote its own recipe"
+    run_recipe(small(teacher), tmp_path, until="prepare")
 
 
 def _keys(recipe: Recipe) -> dict[Unit, str]:

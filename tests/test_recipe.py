@@ -182,7 +182,7 @@ def test_four_keys_are_enough_and_the_arms_are_the_papers(tmp_path):
     assert recipe.student.model == "toy"
     assert recipe.teacher.model == "big"
     assert recipe.budget.teacher_tokens is None
-    assert list(recipe.arms) == list(PAPER_ARMS) == ["base", "sft", "distill", "banded", "random"]
+    assert list(recipe.arms) == list(PAPER_ARMS) == ["base", "sft", "banded", "random", "distill"]
     assert recipe.arms["banded"].edges == (0.25, 0.75)
     assert recipe.score.measure == "answer_entropy"
 

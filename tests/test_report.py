@@ -63,7 +63,7 @@ def arm_data(name, place, others, seeds, subjects):
     }
 
 
-def make(names=("base", "banded", "random"), baseline="random", seeds=1, subjects=("calc", "week"), **changes):
+def make(names=("base", "banded", "random"), control="random", seeds=1, subjects=("calc", "week"), **changes):
     """The data of a finished run; `changes` replace whole sections."""
     assigned = [
         {"stage": 0, "band": "easy", "give": "answer", "rows": 75},
@@ -103,7 +103,8 @@ def make(names=("base", "banded", "random"), baseline="random", seeds=1, subject
             "n_test": 200,
             "n_dev": 50,
             "seeds": list(range(seeds)),
-            "baseline": baseline,
+            "base": "base" if "base" in arms else None,
+            "control": control,
             "arms": arms,
             "intervals_cover": "questions and training seeds",
             "sentences": [f"{name}: {one['accuracy']['value']:.1%} in plain words." for name, one in arms.items()],
@@ -126,7 +127,7 @@ def no_auc():
 
 
 def no_teacher():
-    data = make(names=("base",), baseline=None, subjects=("",), ledger={}, losses={}, routes={}, note=None)
+    data = make(names=("base",), control=None, subjects=("",), ledger={}, losses={}, routes={}, note=None)
     for group in ("by_band", "by_level"):
         data["comparison"]["arms"]["base"].pop(group)
     data["comparison"]["arms"]["base"] |= {"accuracy": interval(1.0), "arm": "base"}
@@ -144,7 +145,7 @@ def odd_losses():
 
 def many():
     subjects = [f"subject {i}" for i in range(60)]
-    return make(names=(NASTY, LONG, *(f"arm{i}" for i in range(9))), baseline=LONG, seeds=3, subjects=subjects)
+    return make(names=(NASTY, LONG, *(f"arm{i}" for i in range(9))), control=LONG, seeds=3, subjects=subjects)
 
 
 CASES = {"plain": make, "no_auc": no_auc, "no_teacher": no_teacher, "odd_losses": odd_losses, "many": many}
@@ -251,7 +252,7 @@ def test_values_are_escaped_wherever_they_stand():
 
 
 def test_without_a_random_control_the_page_says_what_is_missing():
-    text = Reader(page(make(baseline=None))).text
+    text = Reader(page(make(control=None))).text
     assert "No arm is a random control" in text
     assert "points against" not in text
 
@@ -396,4 +397,4 @@ def test_the_terminal_table_has_every_arm():
     console = Console(width=200, record=True, file=StringIO())
     console.print(result_table(make()["comparison"]))
     text = console.export_text()
-    assert all(name in text for name in ("base", "banded", "random", "0.722", "12,345"))
+    assert all(name in text for name in ("base", "banded", "random", "72.2", "12,345"))

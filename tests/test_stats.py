@@ -122,6 +122,22 @@ def test_perfect_separation_of_a_few_rows_is_not_certainty(n_wrong, n_right, low
     assert found.low == pytest.approx(low, abs=1e-4)  # Wilson's low for min(W, C) of min(W, C)
 
 
+@pytest.mark.parametrize("is_wrong", [True, False])
+@pytest.mark.parametrize("outscored", [0, 13, 25, 45, 50])
+def test_one_member_of_a_class_gives_the_interval_of_one_trial(is_wrong, outscored):
+    """One wrong among fifty right, or one right among fifty wrong: its own luck is all there is to see."""
+    scores = np.append(np.arange(50.0), outscored - 0.5)
+    wrong = np.append(np.full(50, not is_wrong), is_wrong)
+    auc = outscored / 50 if is_wrong else 1 - outscored / 50
+    found = roc_auc(scores, wrong)
+    assert found.value == pytest.approx(auc, abs=1e-12)
+    z2 = norm.ppf(0.975) ** 2
+    half = math.sqrt(z2 * (auc * (1 - auc) + z2 / 4))
+    assert found.low == pytest.approx(min(auc, (auc + z2 / 2 - half) / (1 + z2)), abs=1e-9)
+    assert found.high == pytest.approx(max(auc, (auc + z2 / 2 + half) / (1 + z2)), abs=1e-9)
+    assert found.high - found.low > 0.7
+
+
 def test_a_score_that_is_always_the_same_has_auc_one_half_and_a_width():
     found = roc_auc(np.full(30, 0.1), np.arange(30) < 10)
     assert found.value == 0.5

@@ -8,16 +8,18 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
 
 from teachwise import teach
 from teachwise.errors import GateError, TeacherError
-from teachwise.ledger import Ledger, Reply
+from teachwise.ledger import Ledger, Reply, Request
 from teachwise.records import Assignment, Rationale
 from teachwise.run import Unit
 from teachwise.tasks.toy import Toy
+from teachwise.teach import buy
 from teachwise.toy import teacher as toy_teacher
 
 N_TRAIN = 60
@@ -379,3 +381,37 @@ def test_no_committed_request_is_sent_twice_when_teaching_is_killed(recipe_at, a
 
 def _questions(examples):
     return [Toy().teacher_messages(example)[-1]["content"] for example in examples[:N_TRAIN]]
+
+
+def test_a_teacher_that_refuses_everything_is_not_asked_to_the_end(tmp_path):
+    requests = [Request("big", ({"role": "user", "content": f"{n}"},), 8, 0.0, "v") for n in range(200)]
+    asked = []
+
+    class Refusing:
+        def answer(self, waiting):
+            for request in waiting:
+                asked.append(request)
+                yield request, Reply("", "error", 0, 0, error="BadRequestError: no")
+
+    with closing(Ledger(tmp_path / "l.sqlite")) as ledger, pytest.raises(TeacherError, match="20 requests in a row"):
+        buy(requests, Refusing(), ledger, None)
+    assert len(asked) == 20
+
+
+def test_a_request_of_unknown_outcome_is_asked_again_and_every_try_is_counted(tmp_path):
+    request = Request("big", ({"role": "user", "content": "?"},), 8, 0.0, "v")
+    tries = []
+
+    class Forgetful:
+        def answer(self, waiting):
+            for one in waiting:
+                tries.append(one)
+                if len(tries) < 3:
+                    yield one, Reply("", "error", 0, 0, error="APITimeoutError", may_be_billed=True)
+                else:
+                    yield one, Reply("so [[A]]", "stop", 5, 4)
+
+    with closing(Ledger(tmp_path / "l.sqlite")) as ledger:
+        replies = buy([request], Forgetful(), ledger, None)
+        assert replies[request.key].text == "so [[A]]"
+        assert ledger.spent_tokens() == 9 + 2 * request.upper_bound_tokens

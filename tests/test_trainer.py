@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from teachwise import train, trainer
 from teachwise.engines.hf import HfEngine, load_chat
 from teachwise.errors import DataError
 from teachwise.lessons import Lesson, Skipped
+from teachwise.recipe import Stage
 from teachwise.records import Assignment, Rationale
 from teachwise.run import Unit, read_records
 from teachwise.tasks.toy import Toy
@@ -204,6 +206,150 @@ def test_the_longest_row_reaches_the_model_whole(rows, tmp_path):
     labels = found["labels"][(found["labels"] == 50).any(1)][0]
     assert (labels != -100).sum() == 1501
     assert labels[labels != -100][-1] == 2
+
+
+# ---------------------------------------------------------- every setting reaches the libraries that carry it out
+
+ODD = Settings(
+    lora=Lora(r=3, alpha=7, dropout=0.15),
+    updates=11,
+    learning_rate=3e-4,
+    schedule="cosine",
+    warmup_updates=5,
+    weight_decay=0.07,
+    batch_size=6,
+    micro_batch_size=2,
+    gradient_checkpointing=False,
+    save_every=4,
+    seed=9,
+)
+"""No two numbers alike, and none the default of TRL, PEFT or the recipe."""
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "linear"])
+@pytest.mark.parametrize("method", SETTINGS)
+def test_every_setting_of_a_stage_reaches_the_trainer(rows, tmp_path, method, schedule):
+    settings = replace(ODD, schedule=schedule, lora=ODD.lora if method == "lora" else None)
+    model, chat = trainer._model(STUDENT, None, settings)
+    made = trainer._trainer(model, chat, rows, tmp_path, settings, lambda *_: None)
+    wanted = {
+        "output_dir": str(tmp_path),
+        "max_steps": 11,
+        "learning_rate": 3e-4,
+        "lr_scheduler_type": schedule,
+        "warmup_steps": 5,
+        "weight_decay": 0.07,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 3,
+        "seed": 9,
+        "data_seed": 9,
+        "max_length": None,
+        "packing": False,
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+        "save_steps": 4,
+        "use_cpu": True,
+        "bf16": False,
+    }
+    assert {name: getattr(made.args, name) for name in wanted} == wanted
+    assert made.processing_class is chat.tokenizer
+
+
+@pytest.mark.parametrize("is_on", [False, True])
+def test_gradient_checkpointing_reaches_the_trainer(rows, tmp_path, is_on):
+    settings = replace(ODD, gradient_checkpointing=is_on)
+    model, chat = trainer._model(STUDENT, None, settings)
+    made = trainer._trainer(model, chat, rows, tmp_path, settings, lambda *_: None)
+    assert bool(made.args.activation_checkpointing or made.args.gradient_checkpointing) is is_on
+
+
+def test_the_optimizer_decays_the_weights_and_its_learning_rate_rises_and_falls_as_told(rows, tmp_path):
+    model, chat = trainer._model(STUDENT, None, ODD)
+    made = trainer._trainer(model, chat, rows, tmp_path, ODD, lambda *_: None)
+    made.create_optimizer_and_scheduler(num_training_steps=11)
+    assert {group["weight_decay"] for group in made.optimizer.param_groups} <= {0.07, 0.0}
+    assert made.optimizer.param_groups[0]["weight_decay"] == 0.07
+    rates = []
+    for _ in range(11):
+        rates.append(made.optimizer.param_groups[0]["lr"])
+        made.optimizer.step()
+        made.lr_scheduler.step()
+    assert rates[:6] == pytest.approx([3e-4 * n / 5 for n in range(6)])
+    assert rates[6:] == pytest.approx([3e-4 * (1 + math.cos(math.pi * n / 6)) / 2 for n in range(1, 6)])
+
+
+def test_the_adapter_has_its_rank_scale_and_dropout_on_every_linear_layer():
+    shape = LlamaConfig(hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, vocab_size=32)
+    adapted = trainer._with_adapter(LlamaForCausalLM(shape), None, ODD.lora)
+    (config,) = adapted.peft_config.values()
+    assert (config.r, config.lora_alpha, config.lora_dropout) == (3, 7, 0.15)
+    linear = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    assert {name.rpartition(".")[2] for name in config.target_modules} == linear
+    assert (config.task_type, config.bias, config.use_rslora) == ("CAUSAL_LM", "none", False)
+    layers = [layer for layer in adapted.modules() if hasattr(layer, "lora_A")]
+    assert len(layers) == 2 * 7
+    for layer in layers:
+        assert layer.scaling["default"] == pytest.approx(7 / 3)
+        assert layer.lora_A["default"].out_features == 3
+        assert layer.lora_dropout["default"].p == 0.15
+
+
+ODD_TRAIN = {
+    "epochs": 2,
+    "learning_rate": 2e-4,
+    "schedule": "linear",
+    "warmup_share": 0.25,
+    "weight_decay": 0.07,
+    "batch_size": 6,
+    "micro_batch_size": 2,
+    "lora_r": 3,
+    "lora_alpha": 7,
+    "lora_dropout": 0.15,
+    "gradient_checkpointing": True,
+    "save_every": 4,
+}
+ODD_RESULT = Settings(
+    lora=Lora(3, 7, 0.15),
+    updates=10,  # 29 assigned by 6 are five a pass, two passes
+    learning_rate=2e-4,
+    schedule="linear",
+    warmup_updates=2,  # round(2.5)
+    weight_decay=0.07,
+    batch_size=6,
+    micro_batch_size=2,
+    gradient_checkpointing=True,
+    save_every=4,
+    seed=5,
+)
+
+
+@pytest.mark.parametrize(
+    ("train_section", "stage", "change"),
+    [
+        ({}, {}, {}),
+        ({"method": "full"}, {}, {"lora": None}),
+        ({"micro_batch_size": None}, {}, {"micro_batch_size": 6}),
+        ({}, {"epochs": 4}, {"updates": 20, "warmup_updates": 5}),
+        ({}, {"learning_rate": 7e-4}, {"learning_rate": 7e-4}),
+        ({"schedule": "cosine"}, {}, {"schedule": "cosine"}),
+        ({"warmup_share": 0}, {}, {"warmup_updates": 0}),
+    ],
+)
+def test_every_field_of_the_recipe_reaches_the_stage_and_the_seed_is_the_units_own(
+    recipe_with, tmp_path, monkeypatch, train_section, stage, change
+):
+    called = []
+
+    def train_stage(student, start, rows, out, settings, on_update):
+        called.append((student, start, rows, settings))
+        out.mkdir()
+        (out / "stage.json").write_text("{}")
+
+    monkeypatch.setattr(train, "train_stage", train_stage)
+    recipe = recipe_with(train={**ODD_TRAIN, **train_section}, seeds=[0, 5])
+    rows, start = [Row([1], [2])] * 20, tmp_path / "before"
+    unit = Unit("train", "banded", 5)
+    train._trained(recipe, unit, Stage(hard="rationale", **stage), rows, 29, start, tmp_path / "stage-1")
+    assert called == [(recipe.student.model_dump(), start, rows, replace(ODD_RESULT, **change))]
 
 
 # ---------------------------------------------------------------------------------------------- updates

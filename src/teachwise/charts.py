@@ -244,24 +244,24 @@ def _count_ticks(largest: int, power: float, apart: float) -> list[int]:
     return found[1:]
 
 
-def arm_chart(arms: Mapping[str, Any], baseline: str | None = None) -> Markup:
-    """Every arm's accuracy in its chosen mode, a dot with its 95% interval; the baseline's value as a thin line.
+def arm_chart(arms: Mapping[str, Any], control: str | None = None) -> Markup:
+    """Every arm's accuracy in its chosen mode, a dot with its 95% interval; the control's value as a thin line.
 
     Args:
         arms: By name, with `accuracy` {value, low, high, n}.
-        baseline: The arm the others are set against, or None.
+        control: The arm the others are set against, or None.
     """
     rows = [(name, arm["accuracy"]) for name, arm in arms.items()]
     at = _share_ticks([row for _, row in rows])
     x, bottom = Scale(at[0], at[-1], 24, 396), 10 + 42 * len(rows)
     parts = _grid_x(x, at, 4, bottom, percent)
-    if baseline is not None and baseline in arms:
-        place = x(arms[baseline]["accuracy"]["value"])
+    if control is not None and control in arms:
+        place = x(arms[control]["accuracy"]["value"])
         parts.append(_line(place, 4, place, bottom, "chance"))
     for index, (name, row) in enumerate(rows):
         y = 8 + 42 * index
         value = f"{row['value']:.1%}  ({row['low'] * 100:.1f} to {row['high'] * 100:.1f})"
-        label = name + (" (baseline, dashed)" if name == baseline else "")
+        label = name + (" (control, dashed)" if name == control else "")
         parts += [_text(4, y + 12, cut(label, 250), "halo"), _text(416, y + 12, value, "halo num", "end")]
         parts += [_interval_x(x, y + 26, row, index), _mark(index, x(row["value"]), y + 26, _tip(name, row))]
     parts.append(_text(416, bottom + 34, "test accuracy, 95% interval", "soft", "end"))

@@ -39,6 +39,7 @@ class Chat:
             )
         self._keeps_system = self.has_template and self._renders_system()
         self.end_id = self._end_of_turn()
+        self._letter_ids: dict[tuple[str, ...], list[int]] = {}
         self.stop_ids = sorted({*self.stop_ids, self.end_id})
 
     @property
@@ -70,12 +71,18 @@ class Chat:
         bare: list[list[int]] = self.tokenizer([self._lead + t for t in texts], add_special_tokens=False)["input_ids"]
         return [[*ids, self.end_id] for ids in bare]
 
-    def letter_ids(self, letters: str) -> list[int]:
+    def letter_ids(self, letters: Sequence[str]) -> list[int]:
         """The token of each option letter, where the answer stands.
 
         Raises:
             StudentError: a letter is not one token, or two letters share one.
         """
+        key = tuple(letters)
+        if key not in self._letter_ids:
+            self._letter_ids[key] = self._checked_letter_ids(letters)
+        return self._letter_ids[key]
+
+    def _checked_letter_ids(self, letters: Sequence[str]) -> list[int]:
         ids = [self.tokenizer.encode(self._lead + letter, add_special_tokens=False) for letter in letters]
         for letter, tokens in zip(letters, ids, strict=True):
             if len(tokens) != 1 or tokens[0] == self.tokenizer.unk_token_id:

@@ -110,8 +110,10 @@ def score(
     Example: `teachwise score questions.csv --student Qwen/Qwen2.5-0.5B-Instruct --out scores.parquet`
     """
     if not _is_table(source):
+        _refuse(source, "a recipe", {"--student": student})
         _carry_out(source, overrides, out, "score")
         return
+    _refuse(source, "a table", {"KEY=VALUE": overrides})
     if not student or not out:
         raise DataError("score: a table wants --student and --out", "teachwise score --help shows an example")
     from teachwise.score import score_table
@@ -135,14 +137,16 @@ def validate(
     Example: `teachwise validate scored.parquet --score entropy --correct student_correct --by category`
     """
     if not _is_table(source):
+        _refuse(source, "a recipe", {"--score": score, "--correct": correct, "--by": by, "--json": as_json})
         _carry_out(source, overrides, out, "validate")
         return
+    _refuse(source, "a table", {"KEY=VALUE": overrides, "--out": out})
     if not score or not correct:
         raise DataError("validate: a table wants --score COLUMN and --correct COLUMN", "teachwise validate --help")
-    from teachwise.tasks.table import read_table
+    from teachwise.tasks.table import read_table, usable
     from teachwise.validate import validate_table
 
-    found = validate_table(read_table(source), score, correct, by, source)
+    found = validate_table(usable(read_table(source)), score, correct, by, source)
     print(json.dumps(found, indent=2, ensure_ascii=False)) if as_json else _print_validation(found)
 
 
@@ -159,8 +163,10 @@ def route(
     Example: `teachwise route scored.parquet --score entropy --edges 0.25,0.75 --out banded.parquet`
     """
     if not _is_table(source):
+        _refuse(source, "a recipe", {"--score": score})
         _carry_out(source, overrides, out, "route")
         return
+    _refuse(source, "a table", {"KEY=VALUE": overrides})
     if not score or not out:
         raise DataError("route: a table wants --score COLUMN and --out FILE", "teachwise route --help")
     from teachwise.route import route_table
@@ -253,6 +259,12 @@ def _is_table(source: str) -> bool:
     return Path(source).suffix.lower() in (".parquet", ".jsonl", ".json", ".csv", ".tsv")
 
 
+def _refuse(source: str, what: str, given: dict[str, object]) -> None:
+    """Options that would be ignored are a mistake."""
+    if names := [name for name, value in given.items() if value]:
+        raise DataError(f"{source}: {', '.join(names)} cannot be used with {what}", "teachwise --help shows the forms")
+
+
 def _edges(text: str) -> tuple[float, float]:
     try:
         low, high = (float(part) for part in text.split(","))
@@ -288,8 +300,9 @@ def _show_result(finished: "Run", until: str) -> None:
     for sentence in comparison["sentences"]:
         out.print(f"- {sentence}")
     out.print(f"{comparison['n_test']:,} test questions; intervals cover {comparison['intervals_cover']}.")
+    out.print(f"students: {finished.root}/train/ARM/seed-S/round-0/stage-N (the last stage is the finished one)")
     if until == "report":
-        out.print(f"\nreport: {finished.folder(Unit('report')) / 'report.html'}")
+        out.print(f"report:   {finished.folder(Unit('report')) / 'report.html'}")
 
 
 def _print_validation(found: dict[str, Any]) -> None:

@@ -21,9 +21,6 @@ from teachwise.run import Run, Unit, write_json
 from teachwise.sampling import band_of, band_values, cut_bands
 from teachwise.stats import Interval, bootstrap_difference, bootstrap_mean, mcnemar_exact, wilson
 
-BANDS = ("easy", "medium", "hard")
-THINKING_COST: dict[str, int] = {"direct": 0, "routed": 1, "cot": 2}
-
 
 @dataclass(frozen=True)
 class Answers:
@@ -52,8 +49,8 @@ def answers_of(by_seed: Sequence[Sequence[Prediction]], split: str, mode: str, i
 
 
 def chosen_mode(dev: Mapping[str, Answers]) -> str:
-    """The mode with the best dev accuracy over all seeds; of equal ones the cheapest to run."""
-    return max(dev, key=lambda mode: (float(dev[mode].correct.mean()), -THINKING_COST[mode]))
+    """The mode with the best dev accuracy over all seeds; of equal ones the one that writes the fewest tokens."""
+    return max(dev, key=lambda mode: (float(dev[mode].correct.mean()), -float(dev[mode].tokens.mean())))
 
 
 def arm_summary(test: Mapping[str, Answers], mode: str, groups: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -88,8 +85,10 @@ def _grouped(correct: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
 
 def accuracy(correct: np.ndarray) -> dict[str, Any]:
     """Share of (S, N) answers that are correct, with its interval."""
-    if len(correct) > 1:
+    if len(correct) > 1 and correct.any() and not correct.all():
         return _interval(bootstrap_mean(correct))
+    if len(correct) > 1:  # all right or all wrong: resampling would claim certainty
+        return _interval(wilson(int(correct[0].sum()), correct.shape[1]))
     return _interval(wilson(int(correct.sum()), correct.size))
 
 
@@ -112,29 +111,36 @@ def _interval(found: Interval) -> dict[str, Any]:
     return {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
 
 
-def sentence(arm: str, summary: Mapping[str, Any], baseline: str | None) -> str:
+def intervals_cover(n_seeds: int) -> str:
+    """What the intervals speak of."""
+    if n_seeds == 1:
+        return "questions only (one seed)"
+    few = f"; with {n_seeds} seeds they still understate the luck of training" if n_seeds < 5 else ""
+    return f"questions and training seeds{few}"
+
+
+def sentence(arm: str, summary: Mapping[str, Any], others: Sequence[str]) -> str:
     """One arm's result in plain words.
 
     Args:
         arm: The name it is shown under.
         summary: Its entry in the comparison.
-        baseline: The arm it is set against, or None.
+        others: The arms it is set against, in order.
     """
     words = {"direct": "answering at once", "cot": "thinking first", "routed": "thinking only when unsure"}
-    own = summary["accuracy"]
-    cost = summary["cost"]
-    spent = f"{cost['teacher_tokens']:,.0f} teacher tokens" if cost["teacher_tokens"] else "no teacher token"
+    own, tokens = summary["accuracy"], summary["cost"]["teacher_tokens"]
+    spent = f"{tokens:,.0f} teacher tokens" if tokens else "no teacher token"
     text = f"{arm}: {own['value']:.1%} ({own['low']:.1%} to {own['high']:.1%}) {words[summary['mode']]}, for {spent}"
-    if baseline is None or baseline not in summary["against"]:
-        return text + "."
-    gap = summary["against"][baseline]["difference"]
-    points = f"{abs(gap['value']) * 100:.1f} points"
+    gaps = [_gap_in_words(other, summary["against"][other]["difference"]) for other in others if other != arm]
+    return "; ".join([text, *gaps]) + "."
+
+
+def _gap_in_words(other: str, gap: Mapping[str, Any]) -> str:
     span = f"{gap['low'] * 100:+.1f} to {gap['high'] * 100:+.1f}"
-    if gap["low"] > 0:
-        return f"{text}; better than {baseline} by {points} ({span})."
-    if gap["high"] < 0:
-        return f"{text}; worse than {baseline} by {points} ({span})."
-    return f"{text}; not told apart from {baseline} ({span} points)."
+    if gap["low"] <= 0 <= gap["high"]:
+        return f"not told apart from {other} ({span} points)"
+    better = "better" if gap["value"] > 0 else "worse"
+    return f"{better} than {other} by {abs(gap['value']) * 100:.1f} points ({span})"
 
 
 def bands_of(recipe: Recipe, examples: Sequence[Example], scores: Mapping[str, Score]) -> dict[str, str]:
@@ -167,15 +173,17 @@ def compare_arms(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
         correct[name] = modes["test"][mode].correct
         arms[name] = {**arm_summary(modes["test"], mode, groups), "arm": arm, "cost": _cost(recipe, run, arm)}
     _set_against(arms, correct)
-    baseline = next((name for name in arms if recipe.arms[arms[name]["arm"]].policy == "random"), None)
+    base = next((name for name in arms if recipe.arms[arms[name]["arm"]].policy == "none"), None)
+    control = next((name for name in arms if recipe.arms[arms[name]["arm"]].policy == "random"), None)
     content = {
         "n_test": len(test),
         "n_dev": len(ids["dev"]),
         "seeds": recipe.seeds,
-        "intervals_cover": "questions and training seeds" if len(recipe.seeds) > 1 else "questions only (one seed)",
-        "baseline": baseline,
+        "intervals_cover": intervals_cover(len(recipe.seeds)),
+        "control": control,
         "arms": arms,
-        "sentences": [sentence(name, arm, baseline) for name, arm in arms.items()],
+        "base": base,
+        "sentences": [sentence(name, arm, [one for one in (base, control) if one]) for name, arm in arms.items()],
     }
     write_json(run.folder(unit) / "comparison.json", content)
     return {name: round(arm["accuracy"]["value"], 4) for name, arm in arms.items()}

@@ -3,6 +3,7 @@
 Results go to stdout, so that `teachwise ... --json | jq` works.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,20 +14,29 @@ out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
+LOG_SECONDS = 60
+"""How often a long job speaks where there is no terminal to draw a bar on."""
+
+
 class Bar:
     """A progress bar that is moved on."""
 
     def __init__(self, bar: Progress, what: str, total: int, done: int) -> None:
-        self._bar = bar
+        self._bar, self._what, self._total, self._done = bar, what, total, done
+        self._said = time.monotonic()
         self._task = bar.add_task(what, total=total, completed=done, note="")
 
     def advance(self, n: int = 1, note: str = "") -> None:
         """Move on by `n`."""
-        self._bar.update(self._task, advance=n, note=note)
+        self.at(self._done + n, note)
 
     def at(self, done: int, note: str = "") -> None:
-        """Move to `done`."""
+        """Move to `done`; in a log file, say so once a minute."""
+        self._done = done
         self._bar.update(self._task, completed=done, note=note)
+        if not err.is_terminal and time.monotonic() > self._said + LOG_SECONDS:
+            self._said = time.monotonic()
+            say(f"  {self._what}: {done:,} of {self._total:,} {note}")
 
 
 def say(text: str) -> None:

@@ -3,12 +3,12 @@
 in   prepare/examples.parquet                            Example
 in   train/ARM/seed-S/round-R/stage-N/                   the tuned student; the untouched one where an arm has no stage
 out  evaluate/ARM/seed-S/round-R/predictions.parquet     Prediction: one row per dev or test question and mode
-out  evaluate/ARM/seed-S/round-R/evaluation.json         the routing threshold chosen on dev, accuracies by mode
+out  evaluate/ARM/seed-S/round-R/evaluation.json         the routing threshold chosen on dev, dev accuracy by mode
 
 direct  one letter at once
 cot     a chain of thought, then the letter
-routed  direct when the student's own answer entropy is low, a chain of thought when it is high; the threshold is
-        the one that served best on dev
+routed  direct when the student's own answer entropy is low, a chain of thought when it is high; on test with the
+        threshold that served best on dev, on dev itself with the one that served best on its other half
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from teachwise.engines import length_batches
 from teachwise.engines.hf import HfEngine
 from teachwise.recipe import Recipe
 from teachwise.records import Example, Mode, Prediction
-from teachwise.run import Run, Unit, drop_parts, in_parts, write_json, write_records
+from teachwise.run import Run, Unit, content_hash, in_parts, write_json, write_records
 from teachwise.tasks import Task, load_task
 
 
@@ -52,13 +52,39 @@ def routing_threshold(scores: np.ndarray, direct: np.ndarray, cot: np.ndarray, g
     return max(zip(accuracy, candidates, strict=True))[1]
 
 
-def routed(direct: Sequence[Prediction], cot: Sequence[Prediction], threshold: float) -> list[Prediction]:
+def fold_of(example_id: str) -> int:
+    """Which half of dev an example belongs to, from its id alone."""
+    return int(content_hash(example_id), 16) % 2
+
+
+def dev_thresholds(direct: Sequence[Prediction], cot: Sequence[Prediction]) -> list[float]:
+    """A threshold for every dev answer, chosen on the other half of dev.
+
+    With one threshold chosen on all of dev, routing could never look worse there than always thinking or never
+    thinking, and would always be the chosen mode. Judged on the half it was not chosen on, it has to earn that.
+    """
+    fitted = []
+    for other in (1, 0):
+        rows = [(early, late) for early, late in zip(direct, cot, strict=True) if fold_of(early.id) == other]
+        fitted.append(_threshold(rows))
+    return [fitted[fold_of(early.id)] for early in direct]
+
+
+def _threshold(rows: Sequence[tuple[Prediction, Prediction]]) -> float:
+    if not rows:
+        return -1.0
+    scores = np.array([early.score for early, _ in rows])
+    right = np.array([(early.correct, late.correct) for early, late in rows])
+    return routing_threshold(scores, right[:, 0], right[:, 1])
+
+
+def routed(direct: Sequence[Prediction], cot: Sequence[Prediction], thresholds: Sequence[float]) -> list[Prediction]:
     """The routed answers; the first token that measured the score is counted also where the student then thinks."""
     return [
         replace(late, mode="routed", generated_tokens=late.generated_tokens + 1)
         if early.score > threshold
         else replace(early, mode="routed")
-        for early, late in zip(direct, cot, strict=True)
+        for early, late, threshold in zip(direct, cot, thresholds, strict=True)
     ]
 
 
@@ -120,20 +146,20 @@ def evaluate_arm(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
     direct = answer_directly(examples, engine, task, spec.batch_tokens, folder)
     scores = [row.score for row in direct]
     cot = answer_thinking(examples, scores, engine, task, spec.max_new_tokens, spec.batch_tokens, folder)
-    on_dev = [number for number, example in enumerate(examples) if example.split == "dev"]
-    threshold = routing_threshold(
-        np.array([scores[i] for i in on_dev]),
-        np.array([direct[i].correct for i in on_dev]),
-        np.array([cot[i].correct for i in on_dev]),
-    )
-    predictions = [*direct, *cot, *routed(direct, cot, threshold)]
-    accuracies = {
-        split: {mode: _accuracy(predictions, split, mode) for mode in get_args(Mode)} for split in ("dev", "test")
-    }
+    late = {row.id: row for row in cot}
+    dev = [row for row in direct if row.split == "dev"]
+    test = [row for row in direct if row.split == "test"]
+    threshold = _threshold([(row, late[row.id]) for row in dev])
+    predictions = [
+        *direct,
+        *cot,
+        *routed(dev, [late[row.id] for row in dev], dev_thresholds(dev, [late[row.id] for row in dev])),
+        *routed(test, [late[row.id] for row in test], [threshold] * len(test)),
+    ]
+    accuracy = {mode: _accuracy(predictions, "dev", mode) for mode in get_args(Mode)}
     write_records(folder / "predictions.parquet", Prediction, predictions)
-    write_json(folder / "evaluation.json", {"threshold_nats": threshold, "accuracy": accuracies})
-    drop_parts(folder)
-    return {f"{mode}_dev": round(accuracies["dev"][mode], 4) for mode in get_args(Mode)}
+    write_json(folder / "evaluation.json", {"threshold_nats": threshold, "dev_accuracy": accuracy})
+    return {f"{mode}_dev": round(accuracy[mode], 4) for mode in get_args(Mode)}
 
 
 def tuned_student(recipe: Recipe, run: Run, unit: Unit) -> HfEngine:

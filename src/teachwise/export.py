@@ -14,7 +14,7 @@ from teachwise.errors import DataError
 from teachwise.lessons import Lesson, lessons_of
 from teachwise.recipe import load_recipe
 from teachwise.records import Assignment, Example, Message, Rationale, by_id
-from teachwise.run import Run, Unit, write_text
+from teachwise.run import RESOLVED, Run, Unit, write_text
 from teachwise.tasks import load_task
 
 _SHAREGPT = {"system": "system", "user": "human", "assistant": "gpt"}
@@ -127,11 +127,11 @@ def export_arm(root: str | Path, arm: str, seed: int | None, form: str, out: str
     if form not in FORMATS:
         raise DataError(f"export: unknown format {form!r}", "formats: " + ", ".join(FORMATS))
     run, out = Run(root), Path(out)
-    if not (run.root / "recipe.yaml").exists():
+    if not (run.root / RESOLVED).exists():
         raise DataError(
-            f"{run.root}: is no run folder (it has no recipe.yaml)", "name the folder that `teachwise run` made"
+            f"{run.root}: is no run folder (it has no resolved.yaml)", "name the folder that `teachwise run` made"
         )
-    recipe = load_recipe(run.root / "recipe.yaml")
+    recipe = load_recipe(run.root / RESOLVED)
     if arm not in recipe.arms:
         raise DataError(f"export: the run has no arm {arm!r}", "arms: " + ", ".join(recipe.arms))
     stages = recipe.stages_of(arm)

@@ -1,9 +1,9 @@
 """What was asked of the teacher, what it answered, and what that used of the budget.
 
 One SQLite file with one row per distinct request. A row is `sent` before the request leaves and `done` once its whole
-reply is on the disk; a `done` request is never sent again, whatever is killed. A row still `sent` when the ledger is
-opened belongs to a process that died: nobody knows whether it was billed, so it becomes `unknown`, its reservation
-stays counted as spent, and it is asked again.
+reply is on the disk; a `done` request is never sent again, whatever is killed. Where nobody knows whether a request was
+billed (it timed out, or the process died while it was `sent`) it becomes `unknown`: its reservation stays counted as
+spent, and it is asked again. A `failed` request was refused and costs nothing.
 
 Only raw replies are kept here. Reading an answer out of one is done afterwards, from the ledger, and costs nothing.
 """
@@ -18,6 +18,9 @@ from typing import Any
 
 from teachwise.records import Message
 from teachwise.run import content_hash
+
+LEDGER = "ledger.sqlite"
+"""Name of the ledger in a run folder."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS request (
@@ -90,6 +93,8 @@ class Reply:
         prompt_tokens: Tokens read, as billed.
         completion_tokens: Tokens written, as billed.
         error: Why there is no reply, or None.
+        may_be_billed: There is no reply, but the request may have been answered and billed all the same: it timed out,
+            or the connection broke. Its reservation then stays counted.
     """
 
     text: str
@@ -97,6 +102,7 @@ class Reply:
     prompt_tokens: int
     completion_tokens: int
     error: str | None = None
+    may_be_billed: bool = False
 
 
 class Ledger:
@@ -158,7 +164,7 @@ class Ledger:
             "UPDATE request SET state = ?, text = ?, finish_reason = ?, prompt_tokens = ?, completion_tokens = ?,"
             " error = ?, changed_at = ? WHERE key = ?",
             (
-                "failed" if reply.error else "done",
+                "done" if reply.error is None else "unknown" if reply.may_be_billed else "failed",
                 reply.text,
                 reply.finish_reason,
                 reply.prompt_tokens,

@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from teachwise.console import say
+from teachwise.engines import check_key
 from teachwise.errors import DataError, GateError
+from teachwise.policies import FOLLOW_SCORES
 from teachwise.recipe import Recipe
-from teachwise.run import Run, Unit, unit_key, write_text
+from teachwise.run import RESOLVED, Run, Unit, drop_parts, unit_key, write_text
+from teachwise.tasks import load_task
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,15 @@ STEPS = (
     Step("teach", ("prepare", "route"), ("teacher",), "teachwise.teach:teach_arm", per_arm=True),
     Step("train", ("route", "teach"), ("student", "train", "on_rejected"), "teachwise.train:train_arm", per_arm=True),
     Step("evaluate", ("prepare", "train"), ("evaluate",), "teachwise.evaluate:evaluate_arm", per_arm=True),
-    Step("compare", ("score", "route", "teach", "train", "evaluate"), (), "teachwise.compare:compare_arms"),
-    Step("report", ("validate", "compare"), ("note",), "teachwise.report:write_report"),
+    Step(
+        "compare", ("score", "route", "teach", "train", "evaluate"), ("arms", "seeds"), "teachwise.compare:compare_arms"
+    ),
+    Step("report", ("validate", "compare"), ("note", "budget"), "teachwise.report:write_report"),
 )
+
+
+_ENDS = 2**20
+"""Bytes at either end of a weights file that its hash covers."""
 
 
 def units_of(step: Step, recipe: Recipe) -> Iterator[Unit]:
@@ -76,7 +85,10 @@ def key_of(step: Step, unit: Unit, recipe: Recipe, keys: Mapping[Unit, str], is_
     fields = {name: _section(recipe, name, unit.arm) for name in step.reads}
     if step.name == "prepare":
         fields["source_digest"] = _digest(recipe.data.source)
-    if step.name == "route" and not is_trusted:
+        fields["prompt_version"] = load_task(recipe.data.task, **recipe.data.task_options()).prompt_version
+    if step.name in ("score", "train"):
+        fields["student_digest"] = _weights_digest(recipe.student.model)
+    if step.name == "route" and not is_trusted and recipe.arms[unit.arm].policy in FOLLOW_SCORES:
         fields["is_trusted"] = False
     return unit_key(unit, fields, [key for other, key in keys.items() if _reads(step, unit, other)])
 
@@ -103,6 +115,22 @@ def _digest(source: str | None) -> str | None:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _weights_digest(model: str) -> str | None:
+    """Hash of a local model folder's files, the ends of the large ones only; None for a hub name."""
+    if not Path(model).is_dir():
+        return None
+    digest = hashlib.sha256()
+    for path in sorted(Path(model).iterdir()):
+        if path.suffix in (".safetensors", ".json", ".jinja"):
+            size = path.stat().st_size
+            digest.update(f"{path.name} {size} ".encode())
+            with open(path, "rb") as file:
+                digest.update(file.read(_ENDS))
+                file.seek(max(0, size - _ENDS))
+                digest.update(file.read(_ENDS))
+    return digest.hexdigest()
+
+
 def run_recipe(recipe: Recipe, root: str | Path, until: str = "report") -> Run:
     """Carry a recipe out, up to and including a step; whatever is done already is kept.
 
@@ -116,8 +144,10 @@ def run_recipe(recipe: Recipe, root: str | Path, until: str = "report") -> Run:
         DataError: another process works in the folder.
     """
     run = Run(root)
+    if [step.name for step in STEPS].index(until) >= [step.name for step in STEPS].index("teach"):
+        check_key(recipe.teacher.key_env)  # now, and not after hours of scoring
     with run.locked():
-        write_text(run.root / "recipe.yaml", recipe.yaml())
+        write_text(run.root / RESOLVED, recipe.yaml())
         keys: dict[Unit, str] = {}
         is_trusted = True
         for step in STEPS:
@@ -144,6 +174,7 @@ def _do(step: Step, unit: Unit, key: str, recipe: Recipe, run: Run) -> bool:
     started = time.monotonic()
     counts = getattr(import_module(module), function)(recipe, run, unit)
     run.finish(unit, key, counts, time.monotonic() - started)
+    drop_parts(run.folder(unit))
     shown = "  ".join(f"{name} {_shown(value)}" for name, value in counts.items() if value or isinstance(value, float))
     say(f"[green]done[/green]  {unit}  [dim]{time.monotonic() - started:.1f} s[/dim]  {shown}")
     return True

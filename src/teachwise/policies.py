@@ -59,6 +59,10 @@ def bands(ids: Sequence[str], values: np.ndarray, options: Options) -> list[Assi
 POLICIES: dict[str, Policy] = {"none": nothing, "all": everything, "bands": bands}
 
 
+FOLLOW_SCORES = ("bands",)
+"""Policies that look at scores; when the gate fails with `on_fail: random`, their arms are routed at random."""
+
+
 def randomised(assignments: Sequence[Assignment], seed: int) -> list[Assignment]:
     """The random control of an arm: the same treatments, handed to random examples.
 

@@ -40,7 +40,8 @@ def into_splits(rows: dict[str, Row], data: Data) -> list[Example]:
     """Examples with their splits, in source order; rows outside the shares and limits are left out.
 
     The split is a seeded hash of the question's text, so questions that differ in their options alone stay
-    together, and a row added later moves no other.
+    together, and a row added later moves no other. A split that the source itself names is taken as it is;
+    `shared_questions` then tells which questions stand on both sides.
     """
     shares = (data.split.train, data.split.dev, data.split.test)
     found: dict[str, list[str]] = defaultdict(list)
@@ -83,7 +84,8 @@ def prepare_examples(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
         if not sizes[split]:
             raise DataError(
                 f"prepare: no {split} examples ({len(rows):,} rows read, {len(kept):,} usable)",
-                "raise its share in data.split, or give a larger table",
+                "raise its share in data.split, or give a larger table; a table's own split is left out with "
+                "data.columns.split=''",
             )
     counts = {
         **{split: sizes[split] for split in get_args(Split)},

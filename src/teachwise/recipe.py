@@ -66,6 +66,8 @@ class Teacher(Section):
 
     @model_validator(mode="after")
     def _holds_no_secret(self) -> "Teacher":
+        if self.key_env and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_env):
+            raise ValueError("key_env is no name of an environment variable; never put the key itself in a recipe")
         if self.base_url and ("@" in urlsplit(self.base_url).netloc or urlsplit(self.base_url).query):
             raise ValueError("base_url holds a name, password or query; name an environment variable in key_env")
         return self
@@ -194,10 +196,11 @@ class Arm(Section):
 PAPER_ARMS: dict[str, Any] = {
     "base": {"policy": "none"},
     "sft": {"policy": "all", "give": "answer"},
-    "distill": {"policy": "all", "give": "rationale"},
     "banded": {"policy": "bands", "stages": [{"easy": "answer", "medium": "answer"}, {"hard": "rationale"}]},
     "random": {"policy": "random", "like": "banded"},
+    "distill": {"policy": "all", "give": "rationale"},
 }
+"""The five arms of a recipe that names none; the dearest stands last, so that a small budget serves the others."""
 
 
 class Train(Section):
@@ -287,6 +290,8 @@ class Recipe(Section):
     def result_fields(self, section: str) -> Any:
         """A section as plain JSON values, without the fields that only change speed."""
         value = getattr(self, "validation" if section == "validate" else section)
+        if isinstance(value, dict):  # the order of arms counts, and a key of a sorted map would lose it
+            return [[name, _without_speed(one)] for name, one in value.items()]
         return _without_speed(value) if isinstance(value, Section) else value
 
     def plain(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from teachwise import charts
-from teachwise.ledger import Ledger
+from teachwise.ledger import LEDGER, Ledger
 from teachwise.recipe import Recipe
 from teachwise.records import Assignment, Example, Score, Unusable, by_id
 from teachwise.run import Run, Unit, write_json, write_text
@@ -29,28 +29,28 @@ MODES = {"direct": "direct", "cot": "chain of thought", "routed": "routed"}
 
 def result_table(comparison: Mapping[str, Any]) -> Table:
     """The table of arms as the terminal shows it."""
-    baseline = comparison["baseline"]
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("arm", "mode", "accuracy (95%)", f"against {baseline} (95%)" if baseline else ""):
+    others = [one for one in (comparison["base"], comparison["control"]) if one]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, caption="accuracy and differences in %, with 95% intervals")
+    for name in ("arm", "mode", "accuracy", *(f"against {other}" for other in others)):
         table.add_column(name, no_wrap=True)
-    table.add_column("teacher tokens", justify="right")
+    table.add_column("teacher\ntokens", justify="right", no_wrap=True)
     for name, arm in comparison["arms"].items():
         own = arm["accuracy"]
         table.add_row(
             name,
             arm["mode"],
-            f"{own['value']:.3f} ({own['low']:.3f}-{own['high']:.3f})",
-            _gap(arm, baseline),
+            f"{own['value'] * 100:.1f} ({own['low'] * 100:.1f}-{own['high'] * 100:.1f})",
+            *(_gap(arm, other) for other in others),
             f"{arm['cost']['teacher_tokens']:,.0f}",
         )
     return table
 
 
-def _gap(arm: Mapping[str, Any], baseline: str | None) -> str:
-    if baseline not in arm["against"]:
+def _gap(arm: Mapping[str, Any], other: str) -> str:
+    if other not in arm["against"]:
         return ""
-    gap = arm["against"][baseline]["difference"]
-    return f"{gap['value']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f})"
+    value, low, high = (arm["against"][other]["difference"][name] * 100 for name in ("value", "low", "high"))
+    return f"{value:+.1f} ({low:+.1f}, {high:+.1f})"
 
 
 def histogram(values: Sequence[float], correct: Sequence[bool], bins: int = 24) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def _losses(recipe: Recipe, run: Run, arm: str) -> list[dict[str, Any]]:
 
 def _ledger(run: Run) -> dict[str, Any]:
     """What was paid once for all arms; None of it where no teacher was asked."""
-    path = run.root / "ledger.sqlite"
+    path = run.root / LEDGER
     if not path.exists():
         return {}
     ledger = Ledger(path)

@@ -2,6 +2,7 @@
 
 in   prepare/examples.parquet                            Example
 in   score/scores.parquet                                Score
+in   validate/validation.json                            the verdict: arms that follow scores may be routed at random
 out  route/ARM/seed-S/round-R/assignments.parquet        Assignment: one row per example and stage
 """
 
@@ -13,15 +14,15 @@ from typing import Any
 import numpy as np
 
 from teachwise.errors import DataError
-from teachwise.policies import POLICIES, Options, randomised
+from teachwise.policies import FOLLOW_SCORES, POLICIES, Options, randomised
 from teachwise.recipe import Recipe
 from teachwise.records import Assignment, Example, Score, by_id
 from teachwise.run import Run, Unit, content_hash, write_records
 from teachwise.sampling import band_sizes, cut_bands
-from teachwise.tasks.table import numbers, read_table, write_table
+from teachwise.tasks.table import numbers, read_table, usable, write_table
 
-MEASURED_POLICIES = ("bands",)
-"""Policies that look at scores; when the gate fails with `on_fail: random`, their arms are routed at random."""
+GATE_SEED = 1_000_003
+"""Added to the seed of an arm that a failed gate turned into a random one, so that it is no copy of its control."""
 
 
 def assign(recipe: Recipe, arm: str, ids: Sequence[str], values: np.ndarray, seed: int) -> list[Assignment]:
@@ -58,7 +59,7 @@ def route_arm(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
     assignments = assign(recipe, unit.arm, train, values, unit.seed)
     at_random = is_randomised(recipe, run, unit.arm)
     if at_random:
-        assignments = randomised(assignments, unit.seed)
+        assignments = randomised(assignments, unit.seed + GATE_SEED)
     write_records(run.folder(unit) / "assignments.parquet", Assignment, assignments)
     gives = Counter(one.give for one in assignments)
     counts = {"answers": gives["answer"], "rationales": gives["rationale"], "dropped": gives["drop"]}
@@ -68,7 +69,7 @@ def route_arm(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
 def is_randomised(recipe: Recipe, run: Run, arm: str) -> bool:
     """Whether the gate failed and this arm, which would have followed the scores, is routed at random instead."""
     failed = run.json(Unit("validate"), "validation.json")["verdict"] == "FAIL"
-    return failed and recipe.validation.on_fail == "random" and recipe.arms[arm].policy in MEASURED_POLICIES
+    return failed and recipe.validation.on_fail == "random" and recipe.arms[arm].policy in FOLLOW_SCORES
 
 
 def route_table(source: str, score: str, edges: tuple[float, float], out: Path) -> dict[str, int]:
@@ -81,11 +82,14 @@ def route_table(source: str, score: str, edges: tuple[float, float], out: Path) 
         out: Where to write; the suffix says how.
 
     Returns:
-        Rows per band. Ties are broken by the row's content, then by its place.
+        Rows per band. Ties are broken by the row's content, then by its place. Rows that `teachwise score` set apart
+        are kept, without a band.
     """
-    rows = read_table(source)
+    table = read_table(source)
+    rows = usable(table)
     values = np.array(numbers(rows, score, source))
     ids = [f"{content_hash(repr(sorted(row.items())))}-{place:09d}" for place, row in enumerate(rows)]
     bands = cut_bands(ids, values, edges)
-    write_table(out, [{**row, "band": band} for row, band in zip(rows, bands, strict=True)])
+    band_of_row = {id(row): band for row, band in zip(rows, bands, strict=True)}
+    write_table(out, [{**row, "band": band_of_row.get(id(row))} for row in table])
     return {band: bands.count(band) for band in ("easy", "medium", "hard")}

@@ -1,7 +1,7 @@
 """The run folder: where each unit's files lie, when they count as done, and how they are written.
 
     runs/demo/
-      recipe.yaml                                the resolved recipe, every default filled in
+      resolved.yaml                              the recipe, every default filled in
       prepare/  score/  validate/                steps that run once
       route/banded/seed-0/round-0/               units of an arm
       teach/...  train/...  evaluate/...
@@ -32,6 +32,8 @@ from teachwise.console import progress
 from teachwise.errors import DataError
 from teachwise.records import Record, read_records, to_table
 
+RESOLVED = "resolved.yaml"
+"""The recipe of a run, every default filled in; not `recipe.yaml`, since a user's own may lie in the same folder."""
 FORMAT = 1
 """Raised when the meaning of a file in the run folder changes; older runs are then done again."""
 

@@ -14,10 +14,18 @@ from teachwise.engines import length_batches
 from teachwise.errors import DataError
 from teachwise.recipe import Recipe
 from teachwise.records import Example, Score, Unusable, by_id
-from teachwise.run import Run, Unit, content_hash, drop_parts, in_parts, write_records
+from teachwise.run import Run, Unit, content_hash, in_parts, write_records
 from teachwise.tasks import Row, Task, load_task
-from teachwise.tasks.table import numbers, read_table, truths, write_table
+from teachwise.tasks.table import column_names, numbers, read_table, truths, write_table
 
+NEW_COLUMNS = {
+    "answer_entropy": "value",
+    "student_answer": "predicted",
+    "student_correct": "correct",
+    "gold_probability": "gold_probability",
+    "option_mass": "option_mass",
+}
+"""What `score_table` adds to a table, and the field of `Score` it comes from."""
 MOST_UNREADABLE = 0.1
 """Share of unreadable answers above which `score` warns."""
 
@@ -113,7 +121,6 @@ def score_examples(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
     else:
         scores = _from_student(recipe, examples, folder)
     write_records(folder / "scores.parquet", Score, scores)
-    drop_parts(folder)
     train = [score for example, score in zip(examples, scores, strict=True) if example.split == "train"]
     return {
         "scored": len(scores),
@@ -151,6 +158,9 @@ def score_table(source: str, student: str, out: Path) -> dict[str, int]:
     """
     from teachwise.engines.hf import HfEngine
 
+    table = read_table(source)
+    if taken := sorted({*NEW_COLUMNS, "unusable"} & set(column_names(table))):
+        raise DataError(f"{source}: has a column {taken[0]!r} already", "it was scored before, or rename the column")
     task = load_task("multiple_choice", source=source)
     found = list(task.rows())
     examples = [row.example("train") for row in found if isinstance(row, Row)]
@@ -159,8 +169,7 @@ def score_table(source: str, student: str, out: Path) -> dict[str, int]:
     by_row = {example.row: scores[example.id] for example in examples}
     reasons = {row.row: row.reason for row in found if isinstance(row, Unusable)}
     rows = [
-        {**row, **_columns(by_row.get(number)), "unusable": reasons.get(number)}
-        for number, row in enumerate(read_table(source))
+        {**row, **_columns(by_row.get(number)), "unusable": reasons.get(number)} for number, row in enumerate(table)
     ]
     write_table(out, rows)
     shutil.rmtree(work, ignore_errors=True)
@@ -168,6 +177,4 @@ def score_table(source: str, student: str, out: Path) -> dict[str, int]:
 
 
 def _columns(score: Score | None) -> dict[str, Any]:
-    names = ("value", "predicted", "correct", "gold_probability", "option_mass")
-    found = {name: getattr(score, name, None) for name in names}
-    return {"answer_entropy": found.pop("value"), **found}
+    return {new: getattr(score, name, None) for new, name in NEW_COLUMNS.items()}

@@ -15,14 +15,16 @@ from typing import Any
 from teachwise.console import progress
 from teachwise.engines import TeacherEngine, load_teacher
 from teachwise.errors import GateError, TeacherError
-from teachwise.ledger import Ledger, Reply, Request
+from teachwise.ledger import LEDGER, Ledger, Reply, Request
 from teachwise.recipe import Recipe
 from teachwise.records import Assignment, Example, Rationale, Verdict, by_id
 from teachwise.run import Run, Unit, write_records
 from teachwise.tasks import Task, load_task
 
-LEDGER = "ledger.sqlite"
-"""Name of the ledger in the run folder."""
+TRIES = 3
+"""How often a request is asked whose outcome is unknown."""
+HOPELESS = 20
+"""After so many failures in a row nothing more is sent."""
 MOST_FAILED = 0.05
 """Share of requests that may fail for good before the step itself is called failed."""
 
@@ -70,24 +72,38 @@ def buy(
     reserves more than it is going to cost, so where the budget could not bear the next one, those in flight are
     awaited and it is tried again.
 
+    A request whose outcome is unknown is asked again, `TRIES` times in all, each try on its own reservation.
+
     Raises:
         GateError: the budget cannot bear the next request. Everything bought is in the ledger.
+        TeacherError: `HOPELESS` requests in a row failed.
     """
     replies = {request.key: reply for request in requests if (reply := ledger.reply(request))}
     left = list({request.key: request for request in requests if request.key not in replies}.values())
 
-    def is_affordable(request: Request) -> bool:
-        return ledger.reserve(request, budget_tokens)
+    tries: Counter[str] = Counter()
+    failed_in_a_row, last_error = 0, None
 
-    n_before = -1
+    def is_wanted(request: Request) -> bool:
+        return failed_in_a_row < HOPELESS and ledger.reserve(request, budget_tokens)
+
     with progress("teaching", total=len(requests), done=len(requests) - len(left)) as bar:
-        while left and len(replies) > n_before:
-            n_before = len(replies)
-            for request, reply in engine.answer(takewhile(is_affordable, left)):
+        while left:
+            n_before = tries.total()
+            for request, reply in engine.answer(takewhile(is_wanted, left)):
                 ledger.settle(request, reply)
                 replies[request.key] = reply
-                bar.advance(note=f"{ledger.spent_tokens():,} tokens")
-            left = [request for request in left if request.key not in replies]
+                tries[request.key] += 1
+                failed_in_a_row, last_error = (failed_in_a_row + 1, reply.error) if reply.error else (0, None)
+                bar.advance(not reply.error, note=f"{ledger.spent_tokens():,} tokens")
+            if failed_in_a_row >= HOPELESS or tries.total() == n_before:
+                break
+            left = [r for r in left if r.key not in replies or _is_open(replies[r.key], tries[r.key])]
+    if failed_in_a_row >= HOPELESS:
+        raise TeacherError(
+            f"teach: {failed_in_a_row} requests in a row failed, the last with {last_error}",
+            "mend what it says and run again; what came back is kept",
+        )
     if left:
         raise GateError(
             f"teach: budget spent, {ledger.spent_tokens():,} of {budget_tokens:,} teacher tokens; "
@@ -96,6 +112,10 @@ def buy(
             "raise budget.teacher_tokens and run again; nothing is paid twice",
         )
     return replies
+
+
+def _is_open(reply: Reply, tries: int) -> bool:
+    return reply.may_be_billed and tries < TRIES
 
 
 def plan(recipe: Recipe, run: Run, units: Sequence[Unit]) -> str:
@@ -116,7 +136,7 @@ def plan(recipe: Recipe, run: Run, units: Sequence[Unit]) -> str:
     limit = "without a cap" if budget is None else f"the budget is {budget:,}"
     return (
         f"{len(requests):,} distinct rationales are wanted by all arms, {len(held):,} of them paid before; "
-        f"the rest costs at most {most:,} teacher tokens, {limit}"
+        f"the rest costs at most {most:,} teacher tokens (prompt bytes and full length), {limit}"
     )
 
 

@@ -8,6 +8,7 @@ out  train/ARM/seed-S/round-R/skipped.parquet            Skipped: rows not train
 """
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,7 @@ def _trained(
         settings = _settings(recipe.train, stage, n_assigned, unit.seed)
         with progress(f"training {unit.arm}, {out.name}", total=settings.updates) as bar:
             train_stage(recipe.student.model_dump(), start, rows, out, settings, bar.at)
+    shutil.rmtree(out.with_name(out.name + ".work"), ignore_errors=True)  # left by a kill after the last rename
     content: dict[str, Any] = json.loads(result.read_text())
     return content
 

@@ -4,9 +4,11 @@
 teacher. `openai` reaches any OpenAI-compatible server as the teacher.
 """
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
+from teachwise.errors import TeacherError
 from teachwise.ledger import Reply, Request
 
 
@@ -31,6 +33,18 @@ def load_teacher(engine: str, **options: Any) -> TeacherEngine:
     from teachwise.engines.openai import OpenAiTeacher
 
     return OpenAiTeacher(**options)
+
+
+def check_key(key_env: str | None) -> None:
+    """Make sure that the teacher's key is there, without sending anything.
+
+    Raises:
+        TeacherError: the environment variable is not set.
+    """
+    if key_env and not os.environ.get(key_env):
+        raise TeacherError(
+            f"teacher.key_env: the environment variable {key_env} is not set", f"export {key_env}=your-key"
+        )
 
 
 def length_batches(lengths: Sequence[int], budget_tokens: int) -> list[list[int]]:

@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 import openai
 from openai.types.chat import ChatCompletion
 
+from teachwise.engines import check_key
 from teachwise.errors import TeacherError
 from teachwise.ledger import Reply, Request
 
@@ -47,10 +49,7 @@ class OpenAiTeacher:
         timeout_seconds: float = 600.0,
         **_: object,
     ) -> None:
-        if key_env and not os.environ.get(key_env):
-            raise TeacherError(
-                f"teacher.key_env: the environment variable {key_env} is not set", f"export {key_env}=your-key"
-            )
+        check_key(key_env)
         self.base_url = base_url
         self.concurrency = concurrency
         self._key = os.environ[key_env] if key_env else ""
@@ -66,15 +65,22 @@ class OpenAiTeacher:
         """Replies as they come, at most `concurrency` requests in flight.
 
         Raises:
-            TeacherError: the server cannot be reached, or refuses the key or the model. Replies that were already
-                under way are still handed over first.
+            TeacherError: the server cannot be reached, or refuses the key or the model.
+            KeyboardInterrupt: Ctrl-C. Like after a refusal, nothing more is sent, and replies that were already under
+                way are still handed over first, since they are paid for.
         """
         waiting = iter(requests)
         with ThreadPoolExecutor(self.concurrency) as pool:
             flying = {pool.submit(self._ask, request): request for request in islice(waiting, self.concurrency)}
-            failure: TeacherError | None = None
+            failure: BaseException | None = None
             while flying:
-                done, _ = wait(flying, return_when=FIRST_COMPLETED)
+                try:
+                    done, _ = wait(flying, return_when=FIRST_COMPLETED)
+                except KeyboardInterrupt as stop:
+                    if failure:
+                        raise
+                    failure = stop
+                    continue
                 for future in done:
                     request = flying.pop(future)
                     reply, refused = _outcome(future)
@@ -90,7 +96,7 @@ class OpenAiTeacher:
         attempt, give_up = 0, time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
-                return _reply(self._send(request))
+                return _reply(self._send(request), request)
             except openai.RateLimitError as error:
                 if error.code == "insufficient_quota":  # no waiting fills an empty account
                     raise self._refused(error) from error
@@ -99,16 +105,20 @@ class OpenAiTeacher:
                     return self._failed(error)
                 time.sleep(pause)
             except (openai.APIConnectionError, openai.InternalServerError) as error:
+                if _was_sent(error):
+                    return replace(self._failed(error), may_be_billed=True)
                 attempt += 1
                 if attempt == ATTEMPTS:
-                    if isinstance(error, openai.APIConnectionError) and not isinstance(error, openai.APITimeoutError):
+                    if isinstance(error, openai.APIConnectionError):
                         raise self._unreachable(error) from error
                     return self._failed(error)
                 time.sleep(min(2.0**attempt, 30) * random.uniform(0.2, 0.5))
             except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
                 raise self._refused(error) from error
-            except (openai.APIStatusError, openai.APIResponseValidationError, ValueError) as error:
+            except openai.APIStatusError as error:
                 return self._failed(error)
+            except (openai.APIResponseValidationError, ValueError) as error:  # an answer, but none that can be read
+                return replace(self._failed(error), may_be_billed=True)
 
     def _send(self, request: Request) -> ChatCompletion:
         return self._client.chat.completions.create(
@@ -149,8 +159,18 @@ def _outcome(future: "Future[Reply]") -> tuple[Reply, TeacherError | None]:
         return _no_reply(f"TeacherError: {error.found}"), error
 
 
-def _reply(completion: Any) -> Reply:
-    """The reply in a completion, whose fields the SDK does not check; a server may send anything."""
+def _was_sent(error: Exception) -> bool:
+    """Whether the request may have reached the server: all failures of a connection but that to make one."""
+    if not isinstance(error, openai.APIConnectionError):
+        return False
+    return type(error.__cause__).__name__ not in ("ConnectError", "ConnectTimeout", "PoolTimeout")
+
+
+def _reply(completion: Any, request: Request) -> Reply:
+    """The reply in a completion, whose fields the SDK does not check; a server may send anything.
+
+    Where the server says nothing of usage, the cost is taken to be all that was reserved.
+    """
     if not isinstance(completion, ChatCompletion) or not completion.choices:
         raise ValueError("the reply has no choices")
     choice, usage = completion.choices[0], completion.usage
@@ -159,7 +179,7 @@ def _reply(completion: Any) -> Reply:
         raise ValueError("the reply has no text")
     read, written = (getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens"))
     if not isinstance(read, int) or not isinstance(written, int):
-        raise ValueError("the reply says nothing of usage, so its cost is unknown")
+        read, written = request.upper_bound_tokens - request.max_tokens, request.max_tokens
     return Reply(text or "", choice.finish_reason or "unknown", read, written)
 
 

@@ -212,6 +212,11 @@ _READERS: dict[str, Callable[[Path], list[Cells]]] = {
 }
 
 
+def usable(rows: Sequence[Cells]) -> list[Cells]:
+    """The rows that `teachwise score` could use: all but those with a reason in the column `unusable`."""
+    return [row for row in rows if not row.get("unusable")]
+
+
 def numbers(rows: Sequence[Cells], name: str, source: str) -> list[float]:
     """A column of finite numbers.
 
