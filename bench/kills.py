@@ -1,7 +1,7 @@
 """Kill a run with `kill -9` at many points, resume it, and compare with a run that nobody disturbed.
 
     python bench/kills.py                 20 kills, at least one inside every step (10-20 minutes on two cores)
-    python bench/kills.py --quick         4 kills (about two minutes); the test suite runs this
+    python bench/kills.py --quick         3 kills (about two minutes); the test suite runs this
 
 Each kill takes the whole process group. After every kill the same command is run again to its end; the tables and the
 weights must be those of the undisturbed run, and no request may be sent twice but those under way at the kill. Prints
@@ -88,7 +88,7 @@ POINTS = [
     Point("report", "begun", begun("report")),
 ]
 RESULTS = ("comparison.json", "validation.json", "evaluation.json", "stage.json", "prepare.json")
-QUICK = (2, 7, 13, 16)
+QUICK = (8, 10, 16)
 IN_FLIGHT = 8
 """The recipe's concurrency: so many requests may be under way, unanswered, when a process dies."""
 

@@ -73,7 +73,7 @@ def test_every_unit_of_every_step_is_closed_by_a_manifest(finished, teacher):
 def test_the_report_and_the_comparison_name_every_arm(finished):
     comparison = finished.json(Unit("compare"), "comparison.json")
     assert list(comparison["arms"]) == ["base", "sft", "banded", "random"]
-    assert comparison["intervals_cover"] == "questions and training seeds"
+    assert comparison["intervals_cover"].startswith("questions and training seeds")
     html = (finished.folder(Unit("report")) / "report.html").read_text()
     assert all(arm in html for arm in comparison["arms"])
 

@@ -152,7 +152,7 @@ class Validate(Section):
 
 
 class Stage(Section):
-    """One round of training: which bands get what. Bands that are not named are not used in this stage."""
+    """One training run: which bands get what. Bands that are not named are not used in this stage."""
 
     easy: Literal["answer", "rationale"] | None = None
     medium: Literal["answer", "rationale"] | None = None
@@ -175,7 +175,7 @@ class Arm(Section):
     give: Literal["answer", "rationale"] | None = Field(None, description="for `all`: what every example gets")
     edges: tuple[Fraction, Fraction] = Field((0.25, 0.75), description="for `bands`: quantiles of the train scores")
     like: str | None = Field(None, description="for `random`: the arm whose sizes and stages it copies")
-    stages: list[Stage] = Field([], description="for `bands`: rounds of training, in order, on the same weights")
+    stages: list[Stage] = Field([], description="for `bands`: training runs, in order, on the same weights")
 
     @model_validator(mode="after")
     def _fits_policy(self) -> "Arm":

@@ -38,19 +38,20 @@ def measured_scores(
     Raises:
         DataError: naming the row whose value is no finite number or no truth value.
     """
-    values, right = numbers(rows, column, source), truths(rows, correct, source)
+    places = [example.row for example in examples]
+    values, right = numbers(rows, column, source, places), truths(rows, correct, source, places)
     return [
         Score(
             id=example.id,
             measure=column,
-            value=values[example.row],
+            value=value,
             predicted=None,
-            correct=right[example.row],
+            correct=is_right,
             gold_probability=None,
             option_mass=None,
             prompt_tokens=0,
         )
-        for example in examples
+        for example, value, is_right in zip(examples, values, right, strict=True)
     ]
 
 

@@ -10,7 +10,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -217,22 +217,32 @@ def usable(rows: Sequence[Cells]) -> list[Cells]:
     return [row for row in rows if not row.get("unusable")]
 
 
-def numbers(rows: Sequence[Cells], name: str, source: str) -> list[float]:
+def numbers(rows: Sequence[Cells], name: str, source: str, places: Iterable[int] | None = None) -> list[float]:
     """A column of finite numbers.
+
+    Args:
+        rows: N rows.
+        name: The column.
+        source: What the error message calls the table.
+        places: Row numbers to read, in this order; None reads all.
 
     Raises:
         DataError: naming the first row whose cell is missing, no number, NaN or infinite.
     """
-    return [_number(cell, f"{source}: row {place}: {name}") for place, cell in enumerate(column(rows, name, source))]
+    cells = column(rows, name, source)
+    places = range(len(cells)) if places is None else places
+    return [_number(cells[place], f"{source}: row {place}: {name}") for place in places]
 
 
-def truths(rows: Sequence[Cells], name: str, source: str) -> list[bool]:
-    """A column of truth values: true/false, yes/no, 1/0.
+def truths(rows: Sequence[Cells], name: str, source: str, places: Iterable[int] | None = None) -> list[bool]:
+    """A column of truth values: true/false, yes/no, 1/0; arguments as for `numbers`.
 
     Raises:
         DataError: naming the first row whose cell is neither.
     """
-    return [_truth(cell, f"{source}: row {place}: {name}") for place, cell in enumerate(column(rows, name, source))]
+    cells = column(rows, name, source)
+    places = range(len(cells)) if places is None else places
+    return [_truth(cells[place], f"{source}: row {place}: {name}") for place in places]
 
 
 def _number(cell: Any, place: str) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import socketserver
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -237,6 +238,11 @@ class TeacherServer(ThreadingHTTPServer):
     def base_url(self) -> str:
         """What an OpenAI client wants as its base URL."""
         return f"http://{LOOPBACK}:{self.server_port}/v1"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a client that went away; that is its own affair."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
     def count_completion(self) -> None:
         """Count one answered completion; safe from many threads."""
