@@ -19,7 +19,7 @@ from teachwise.tasks.mmlu_pro import MmluPro
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "examples" / "mmlu_pro_real"
 QUESTIONS = "mmlu_pro_qwen25_3b_entropy.parquet"
-ARMS = ["base", "sft", "distill", "banded", "random"]
+ARMS = ["base", "sft", "banded", "random", "distill"]
 MEASURED = ["seeds=[0]", "score.measure=column", "score.column=entropy", "score.correct=student_correct"]
 
 

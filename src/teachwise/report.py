@@ -30,7 +30,7 @@ MODES = {"direct": "direct", "cot": "chain of thought", "routed": "routed"}
 def result_table(comparison: Mapping[str, Any]) -> Table:
     """The table of arms as the terminal shows it."""
     others = [one for one in (comparison["base"], comparison["control"]) if one]
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, caption="accuracy and differences in %, with 95% intervals")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption="accuracy and differences in %, with 95% intervals")
     for name in ("arm", "mode", "accuracy", *(f"against {other}" for other in others)):
         table.add_column(name, no_wrap=True)
     table.add_column("teacher\ntokens", justify="right", no_wrap=True)
@@ -50,7 +50,7 @@ def _gap(arm: Mapping[str, Any], other: str) -> str:
     if other not in arm["against"]:
         return ""
     value, low, high = (arm["against"][other]["difference"][name] * 100 for name in ("value", "low", "high"))
-    return f"{value:+.1f} ({low:+.1f}, {high:+.1f})"
+    return f"{value:+.1f} ({low:+.1f} {high:+.1f})"
 
 
 def histogram(values: Sequence[float], correct: Sequence[bool], bins: int = 24) -> dict[str, Any]:
