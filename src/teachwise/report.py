@@ -30,7 +30,12 @@ MODES = {"direct": "direct", "cot": "chain of thought", "routed": "routed"}
 def result_table(comparison: Mapping[str, Any]) -> Table:
     """The table of arms as the terminal shows it."""
     others = [one for one in (comparison["base"], comparison["control"]) if one]
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption="accuracy and differences in %, with 95% intervals")
+    table = Table(
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        caption="accuracy and differences in %, with 95% intervals",
+    )
     for name in ("arm", "mode", "accuracy", *(f"against {other}" for other in others)):
         table.add_column(name, no_wrap=True)
     table.add_column("teacher\ntokens", justify="right", no_wrap=True)
