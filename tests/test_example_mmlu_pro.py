@@ -266,4 +266,4 @@ def test_the_report_says_that_the_weights_are_random(finished):
         assert arm in text
     data = json.loads((page.parent / "report.json").read_text())
     assert data["ledger"]["requests"] == {"done": 32}
-    assert [data["comparison"]["arms"][arm]["cost"]["rationales_bought"] for arm in ARMS] == [0, 0, 32, 8, 8]
+    assert [data["comparison"]["arms"][arm]["cost"]["rationales_bought"] for arm in ARMS] == [0, 0, 8, 8, 32]
