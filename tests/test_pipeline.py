@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from teachwise import prepare
-from teachwise.errors import DataError, GateError
+from teachwise.errors import DataError, GateError, TeacherError
 from teachwise.pipeline import STEPS, key_of, run_recipe, units_of
 from teachwise.recipe import Recipe, load_recipe
 from teachwise.records import Assignment, Prediction, Rationale
@@ -217,3 +217,21 @@ def _keys(recipe: Recipe) -> dict[Unit, str]:
         for unit in units_of(step, recipe):
             keys[unit] = key_of(step, unit, recipe, keys)
     return keys
+
+
+def test_a_missing_key_is_told_before_any_work(teacher, tmp_path):
+    with pytest.raises(TeacherError, match="NOT_SET"):
+        run_recipe(small(teacher, "teacher.key_env=NOT_SET"), tmp_path)
+    assert not (tmp_path / "prepare").exists()
+
+
+@pytest.mark.parametrize("arms", ["base: {policy: none}", "sft: {policy: all, give: answer}"])
+def test_a_run_that_buys_nothing_needs_no_key(teacher, tmp_path, arms):
+    recipe = small(teacher, "teacher.key_env=NOT_SET", "arms={" + arms + "}")
+    assert run_recipe(recipe, tmp_path, until="teach").root == tmp_path
+
+
+def test_a_run_that_was_taught_needs_no_key_any_more(finished, teacher):
+    before = times(finished)
+    run_recipe(small(teacher, "teacher.key_env=NOT_SET"), finished.root)
+    assert redone(before, times(finished)) == set()

@@ -85,11 +85,9 @@ def _grouped(correct: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
 
 def accuracy(correct: np.ndarray) -> dict[str, Any]:
     """Share of (S, N) answers that are correct, with its interval."""
-    if len(correct) > 1 and correct.any() and not correct.all():
+    if len(correct) > 1 and correct.any() and not correct.all():  # else resampling would claim certainty
         return _interval(bootstrap_mean(correct))
-    if len(correct) > 1:  # all right or all wrong: resampling would claim certainty
-        return _interval(wilson(int(correct[0].sum()), correct.shape[1]))
-    return _interval(wilson(int(correct.sum()), correct.size))
+    return _interval(wilson(int(correct[0].sum()), correct.shape[1]))
 
 
 def paired(a: np.ndarray, b: np.ndarray) -> dict[str, Any]:

@@ -58,6 +58,8 @@ STEPS = (
 )
 
 
+BEFORE_TEACH = ("prepare", "score", "validate", "route")
+"""Steps up to which a run needs no teacher."""
 _ENDS = 2**20
 """Bytes at either end of a weights file that its hash covers."""
 
@@ -144,9 +146,9 @@ def run_recipe(recipe: Recipe, root: str | Path, until: str = "report") -> Run:
         DataError: another process works in the folder.
     """
     run = Run(root)
-    if [step.name for step in STEPS].index(until) >= [step.name for step in STEPS].index("teach"):
-        check_key(recipe.teacher.key_env)  # now, and not after hours of scoring
     with run.locked():
+        if until not in BEFORE_TEACH and _is_buying(recipe, run):
+            check_key(recipe.teacher.key_env)  # now, and not after hours of scoring
         write_text(run.root / RESOLVED, recipe.yaml())
         keys: dict[Unit, str] = {}
         is_trusted = True
@@ -163,6 +165,15 @@ def run_recipe(recipe: Recipe, root: str | Path, until: str = "report") -> Run:
             if step.name == until:
                 break
     return run
+
+
+def _is_buying(recipe: Recipe, run: Run) -> bool:
+    """Whether an arm that gives rationales has not been taught yet."""
+    return any(
+        "rationale" in stage.gives.values() and run.manifest(unit) is None
+        for unit in units_of(step_named("teach"), recipe)
+        for stage in recipe.stages_of(unit.arm)
+    )
 
 
 def _do(step: Step, unit: Unit, key: str, recipe: Recipe, run: Run) -> bool:

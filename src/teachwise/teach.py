@@ -107,7 +107,7 @@ def buy(
     if left:
         raise GateError(
             f"teach: budget spent, {ledger.spent_tokens():,} of {budget_tokens:,} teacher tokens; "
-            f"{sum(request.key in replies for request in requests):,} of {len(requests):,} "
+            f"{len(requests) - len(left):,} of {len(requests):,} "
             f"rationales are there and the next may cost {left[0].upper_bound_tokens:,}",
             "raise budget.teacher_tokens and run again; nothing is paid twice",
         )

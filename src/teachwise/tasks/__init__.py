@@ -80,7 +80,7 @@ TASKS = {
 
 
 def load_task(name: str, **options: object) -> Task:
-    """The task of that name; `options` are the flat fields of the recipe's `data` section."""
+    """The task of that name; of `options`, the flat fields of the `data` section, each task takes its own."""
     module, _, attribute = TASKS[name].partition(":")
     task: Task = getattr(import_module(module), attribute)(**options)
     return task

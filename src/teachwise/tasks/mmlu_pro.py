@@ -20,9 +20,7 @@ class MmluPro(MultipleChoice):
         source: A table, or a hub name.
         columns: What differs from `COLUMNS`.
         answer_is: As for `MultipleChoice`; "auto" is "letter" here, unless `columns` names another answer.
-        hub_split: The hub's "test" split is the whole benchmark.
-        seed: Ignored.
-        limit: Ignored; `prepare` cuts.
+        options: The rest as for `MultipleChoice`; the hub's "test" split is the whole benchmark.
     """
 
     def __init__(
@@ -30,11 +28,9 @@ class MmluPro(MultipleChoice):
         source: str | None = None,
         columns: Mapping[str, Any] | None = None,
         answer_is: str = "auto",
-        hub_split: str = "test",
-        seed: int = 0,
-        limit: Mapping[str, int] | None = None,
+        **options: Any,
     ) -> None:
         own = {role: name for role, name in (columns or {}).items() if name is not None}
         if answer_is == "auto" and "answer" not in own:
             answer_is = "letter"
-        super().__init__(source or HUB_NAME, {**COLUMNS, **own}, answer_is, hub_split, seed, limit)
+        super().__init__(source or HUB_NAME, {**COLUMNS, **own}, answer_is, **options)

@@ -242,8 +242,6 @@ class MultipleChoice:
         columns: Names for question, options, answer, subject, level, split; what is left out is found.
         answer_is: letter, text, index, index_from_1, or auto.
         hub_split: Split to load when the source is a hub name.
-        seed: Ignored.
-        limit: Ignored; `prepare` cuts.
 
     Attributes:
         notes: After `rows`: one line for each row that is used although its index column says another answer.
@@ -260,8 +258,7 @@ class MultipleChoice:
         columns: Mapping[str, Any] | None = None,
         answer_is: str = "auto",
         hub_split: str = "test",
-        seed: int = 0,
-        limit: Mapping[str, int] | None = None,
+        **_: object,
     ) -> None:
         if not source:
             raise DataError(

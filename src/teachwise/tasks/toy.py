@@ -1,7 +1,7 @@
 """The task in the box: endless questions from a generator, small enough for a student that trains on a laptop."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from teachwise.records import Example, Message, Split, Unusable
 from teachwise.tasks import Row
@@ -16,10 +16,6 @@ class Toy:
     """Questions drawn from `teachwise.toy.benchmark`, which also decides their split.
 
     Args:
-        source: Ignored, as are `columns`, `answer_is` and `hub_split`: nothing is read.
-        columns: Ignored.
-        answer_is: Ignored.
-        hub_split: Ignored.
         seed: Same seed, same questions.
         limit: Questions per split; a split that is not named keeps its size in `SIZES`.
         sizes: The same, for calls from code; wins over `limit`.
@@ -29,13 +25,10 @@ class Toy:
 
     def __init__(
         self,
-        source: str | None = None,
-        columns: Mapping[str, Any] | None = None,
-        answer_is: str = "auto",
-        hub_split: str = "test",
         seed: int = 0,
         limit: Mapping[Split, int] | None = None,
         sizes: Mapping[Split, int] | None = None,
+        **_: object,
     ) -> None:
         self.seed = seed
         self.sizes: dict[Split, int] = {**SIZES, **(limit or {}), **(sizes or {})}
