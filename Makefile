@@ -38,14 +38,14 @@ fmt: $(DONE) ## format the code
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
 
-docs: $(DONE) ## write docs/recipe.md and docs/flow.md from the code
+docs: $(DONE) ## write the parts of the docs that come from the code
 	@$(BIN)/python docs/generate.py
 
 bench: $(DONE) ## kill -9 at 20 points, resume, compare
 	@$(BIN)/python bench/kills.py --json bench/results/kills.json
 
-toy: $(DONE) ## pre-train the shipped student again (about 15 minutes on one core)
-	@$(BIN)/python -m teachwise.toy.pretrain --out build/student
+toy: $(DONE) ## pre-train the shipped student again, and one of half and one of double its size (45 minutes, one core)
+	@for size in student half double; do $(BIN)/python -m teachwise.toy.pretrain --size $$size --out build/toy/$$size; done
 
 clean: ## remove what the targets made, not your runs
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

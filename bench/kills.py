@@ -26,7 +26,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from teachwise.toy.teacher import TeacherServer, serve
+from teachwise.toy.server import TeacherServer, serve
 
 SMALL = [
     "data.limit={train: 160, dev: 40, test: 60}",

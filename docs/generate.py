@@ -1,20 +1,31 @@
-"""Write the docs that the code already knows: `docs/recipe.md` from the types, `docs/flow.md` from the steps.
+"""Write the docs that the code already knows.
 
-python docs/generate.py           write them
-python docs/generate.py --check   exit 1 if they are not what would be written; `make check` runs this
+    python docs/generate.py           write them
+    python docs/generate.py --check   exit 1 if they are not what would be written; `make check` runs this
+
+`docs/recipe.md` is written whole. On every other page the text between
+
+    <!-- generated: NAME -->
+    <!-- end -->
+
+is written by the function that `PARTS` has under the first word of NAME; all around it is written by hand.
 """
 
+import ast
+import re
 import sys
 import types
-from importlib import import_module
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from teachwise.pipeline import STEPS
+from teachwise import ledger, lessons, records
+from teachwise.pipeline import STEPS, Step, step_named
 from teachwise.recipe import Arm, Recipe, Stage
 
 HERE = Path(__file__).parent
@@ -27,32 +38,26 @@ line: `teachwise run my_recipe.yaml train.epochs=1 "arms.banded.edges=[0.3, 0.8]
 Fields marked *speed* change how fast a result is made, not the result; changing them redoes nothing. This page is
 written from the types by `python docs/generate.py`.
 """
-FLOW_HEAD = """# The flow
-
-    prepare -> score -> validate -> [gate] -> route -> teach -> train -> evaluate -> compare -> report
-
-A step is a verb: a module (`teachwise/score.py`), a command (`teachwise score`), a folder in the run (`score/`).
-Steps read and write files in the run folder and know nothing of one another. What a step is finished with is closed by
-a `manifest.json`, written last; its key is a hash of the recipe sections the step reads and of the keys of its inputs.
-So the same command run again keeps what is done and does the rest, whatever stopped it; and a changed recipe redoes
-only what depends on the change. What it replaces is set aside under `replaced/`, and fetched back when the recipe
-changes back. This page is written from the code by `python docs/generate.py`.
-"""
+MARKED = re.compile(r"(<!-- generated: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def recipe_page() -> str:
     """Every section of the recipe with its fields."""
-    parts = [RECIPE_HEAD, _section("Top level", Recipe)]
+    return "\n".join([RECIPE_HEAD, *sections().values()])
+
+
+def sections() -> dict[str, str]:
+    """Every section of the recipe, by its name."""
+    found = {"top": _section("Top level", Recipe)}
     for name, field in Recipe.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            parts.append(_section(f"`{field.alias or name}`", field.annotation))
-            parts += [
-                _section(f"`{field.alias or name}.{inner}`", sub.annotation)
-                for inner, sub in field.annotation.model_fields.items()
-                if isinstance(sub.annotation, type) and issubclass(sub.annotation, BaseModel)
-            ]
-    parts += [_section("`arms.NAME`", Arm), _section("`arms.NAME.stages`, each", Stage)]
-    return "\n".join(parts)
+            shown = field.alias or name
+            found[shown] = _section(f"`{shown}`", field.annotation)
+            for inner, sub in field.annotation.model_fields.items():
+                if isinstance(sub.annotation, type) and issubclass(sub.annotation, BaseModel):
+                    found[f"{shown}.{inner}"] = _section(f"`{shown}.{inner}`", sub.annotation)
+    arms = {"arms": _section("`arms.NAME`", Arm), "arms.stages": _section("`arms.NAME.stages`, each", Stage)}
+    return {**found, **arms}
 
 
 def _section(title: str, section: type[BaseModel]) -> str:
@@ -76,7 +81,7 @@ def _kind(annotation: Any) -> str:
     if annotation is type(None):
         return "null"
     if origin in (list, dict, tuple):
-        inner = ", ".join(dict.fromkeys(_kind(part) for part in get_args(annotation)))
+        inner = ", ".join(dict.fromkeys(_kind(part) for part in get_args(annotation) if part is not ...))
         return f"{'map' if origin is dict else 'list'} of {inner}"
     if origin is not None:
         return _kind(get_args(annotation)[0])
@@ -94,28 +99,133 @@ def _default(field: FieldInfo) -> str:
     return "" if field.default in (None, "") else f"`{field.default}`"
 
 
-def flow_page() -> str:
-    """What goes into and comes out of every step, from the module docstrings."""
-    parts = [FLOW_HEAD]
-    for step in STEPS:
-        text = (import_module(step.do.partition(":")[0]).__doc__ or "").strip()
-        title, _, rest = text.partition("\n\n")
-        scope = "once per arm and training seed" if step.per_arm else "once"
-        reads = ", ".join(f"`{name}`" for name in step.reads) or "nothing of its own"
-        parts.append(f"## {step.name}\n\n{title}\n\n```text\n{rest}\n```\n\nDone {scope}. Recipe sections: {reads}.\n")
-    return "\n".join(parts)
+def flow_part() -> str:
+    """The steps as a table, each linked to its page."""
+    rows = [
+        f"| [{step.name}](steps/{step.name}.md) | {_docstring(step)[0]} | {_scope(step)} | {_reads(step)} |"
+        for step in STEPS
+    ]
+    return "| step | what it does | done | recipe sections |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
+
+
+def step_part(name: str) -> str:
+    """What goes into and comes out of a step, from its module's docstring, and how often it is done."""
+    step = step_named(name)
+    _, rest = _docstring(step)
+    needs = ", ".join(f"[{one}]({one}.md)" for one in step.needs) or "the data alone"
+    reads = ", ".join(_linked(one) for one in step.reads)
+    return f"```text\n{rest}\n```\n\nDone {_scope(step)}. Builds on: {needs}. Done again when these change: {reads}.\n"
+
+
+def fields_part(*names: str) -> str:
+    """The tables of recipe sections, as `docs/recipe.md` has them, without their headings."""
+    known = sections()
+    parts = [known[name].removeprefix("## ").partition("\n\n") for name in names]
+    return "\n".join(f"**{title}**: {rest}" for title, _, rest in parts)
+
+
+def record_part(name: str) -> str:
+    """The columns of a table: name, type, meaning, from the record class."""
+    kind = getattr(records, name, None) or getattr(lessons, name)
+    meaning = _attributes(kind.__doc__ or "")
+    hints = get_type_hints(kind)
+    rows = [f"| `{field.name}` | {_kind(hints[field.name])} | {meaning[field.name]} |" for field in fields(kind)]
+    about = (kind.__doc__ or "").strip().partition("\n")[0]
+    return f"`{name}`: {about}\n\n| column | type | |\n|---|---|---|\n" + "\n".join(rows) + "\n"
+
+
+def ledger_part() -> str:
+    """The columns of the ledger, from its schema."""
+    columns = re.findall(r"^    (\w+) +(\w+)(.*?),?$", ledger._SCHEMA, re.MULTILINE)
+    kinds = {"TEXT": "text", "INTEGER": "whole number", "REAL": "number"}
+    rows = [f"| `{name}` | {kinds[kind]} | {LEDGER_COLUMNS[name]} |" for name, kind, _ in columns]
+    return "| column of `request` | type | |\n|---|---|---|\n" + "\n".join(rows) + "\n"
+
+
+LEDGER_COLUMNS = {
+    "key": "hash of all that can change the reply",
+    "model": "the teacher's name at its endpoint",
+    "body": "the request as JSON",
+    "state": "`sent`, `done`, `failed` (refused, costs nothing) or `unknown` (may have been billed; asked again)",
+    "reserved_tokens": "more than the request can cost; counted until its reply is there",
+    "lost_tokens": "reservations of earlier tries that nobody knows the bill of",
+    "text": "the reply as received",
+    "finish_reason": "`stop`, `length`, or what the server said",
+    "prompt_tokens": "tokens read, as the server says",
+    "completion_tokens": "tokens written, as the server says",
+    "error": "why there is no reply",
+    "changed_at": "seconds since 1970",
+}
+
+
+def _docstring(step: Step) -> tuple[str, str]:
+    module = step.do.partition(":")[0].removeprefix("teachwise.")
+    source = Path(records.__file__).with_name(f"{module}.py").read_text(encoding="utf-8")  # an import would load torch
+    title, _, rest = (ast.get_docstring(ast.parse(source)) or "").partition("\n\n")
+    what = " ".join(title.split()).partition(": ")[2]
+    return what[0].upper() + what[1:], rest
+
+
+def _scope(step: Step) -> str:
+    return "once per arm and training seed" if step.per_arm else "once"
+
+
+def _reads(step: Step) -> str:
+    return ", ".join(f"`{name}`" for name in step.reads)
+
+
+def _linked(section: str) -> str:
+    anchors = {"arm": "armsname", "arms": "armsname"}
+    top = {name for name, field in Recipe.model_fields.items() if not hasattr(field.annotation, "model_fields")}
+    anchor = anchors.get(section) or ("top-level" if section in top - {"validation"} else section)
+    shown = "the arm's own section" if section == "arm" else f"`{section}`"
+    return f"[{shown}](../recipe.md#{anchor})"
+
+
+def _attributes(docstring: str) -> dict[str, str]:
+    """The `Attributes:` of a docstring, each on one line, with a full stop or not as it stands there."""
+    _, _, block = docstring.partition("Attributes:\n")
+    found: dict[str, str] = {}
+    for line in block.splitlines():
+        if match := re.match(r" {8}(\w+): (.*)", line):
+            name, found[match[1]] = match[1], match[2]
+        elif line.startswith(" " * 12) and found:
+            found[name] += " " + line.strip()
+    return {one: text.replace("|", "\\|").rstrip(".") for one, text in found.items()}
+
+
+PARTS: dict[str, Callable[..., str]] = {
+    "flow": flow_part,
+    "step": step_part,
+    "fields": fields_part,
+    "record": record_part,
+    "ledger": ledger_part,
+}
+
+
+def filled(text: str) -> str:
+    """A page with all its marked parts as they would be written now."""
+
+    def part(match: re.Match[str]) -> str:
+        name, *words = match[2].split()
+        return f"{match[1]}{PARTS[name](*words)}{match[3]}"
+
+    return MARKED.sub(part, text)
 
 
 def main() -> int:
-    """Write or check both pages."""
-    stale = []
-    for path, text in ((HERE / "recipe.md", recipe_page()), (HERE / "flow.md", flow_page())):
-        if "--check" not in sys.argv:
-            path.write_text(text)
-        elif not path.exists() or path.read_text() != text:
-            stale.append(path.name)
+    """Write or check all pages."""
+    pages = {HERE / "recipe.md": recipe_page()}
+    for path in sorted(HERE.glob("**/*.md")):
+        if path not in pages and MARKED.search(text := path.read_text(encoding="utf-8")):
+            pages[path] = filled(text)
+    stale = [path for path, text in pages.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    if "--check" not in sys.argv:
+        for path in stale:
+            path.write_text(pages[path], encoding="utf-8")
+        return 0
     if stale:
-        print(f"docs out of date: {', '.join(stale)}; run `make docs`")
+        print(f"docs out of date: {', '.join(str(path.relative_to(HERE)) for path in stale)}; run `make docs`")
     return 1 if stale else 0
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 import teachwise as tw
-from teachwise.toy.teacher import serve
+from teachwise.toy.server import serve
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--small", action="store_true")

@@ -1,14 +1,16 @@
 """What every test shares: the folder of real data, no look-ups at the hub, and property tests that repeat exactly."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+import teachwise
 from teachwise.recipe import Recipe
 from teachwise.records import Assignment, Example, Prediction, Rationale, Score, Unusable
-from teachwise.run import Run, write_records
+from teachwise.run_folder import Run, write_records
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault(
@@ -74,3 +76,30 @@ def put(tmp_path):
 
     finish.run = run
     return finish
+
+
+TINY_ARMS = (
+    "arms={base: {policy: none}, random: {policy: random, like: banded}, banded: {policy: bands, stages:"
+    " [{easy: answer, medium: answer}, {hard: rationale}]}}"
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory):
+    """Small finished runs with a student in a folder of its own: `tiny_run("lora")` or `tiny_run("full")`."""
+    from teachwise.toy_demo import demo
+
+    home = tmp_path_factory.mktemp("tiny-home")
+    student = shutil.copytree(Path(teachwise.__file__).parent / "toy" / "student", home / "my-student")
+    runs = {}
+
+    def finished(method):
+        if method not in runs:
+            os.environ["TINY_KEY"] = "sk-tiny-secret-4711"
+            given = [f"student={{model: {student}, revision: v1}}", "teacher.key_env=TINY_KEY"]
+            sizes = ["data.limit={train: 60, dev: 20, test: 40}", "train.epochs=1", "train.lora_r=8", TINY_ARMS]
+            how = [f"train.method={method}", "evaluate={max_new_tokens: 60, batch_tokens: 1000}"]
+            runs[method] = demo(*given, *sizes, *how, "validate.on_fail=warn", out=home / method).root
+        return runs[method]
+
+    return finished

@@ -216,11 +216,11 @@ def test_a_budget_that_is_spent_is_exit_3_and_what_was_bought_is_kept(teachwise,
 
 @pytest.mark.parametrize("words", [("check", "toy"), ("toy", "serve")], ids=" ".join)
 def test_ctrl_c_is_exit_130_and_one_line(monkeypatch, teachwise, words):
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("teachwise.recipe.load_recipe", interrupted)
-    monkeypatch.setattr("teachwise.toy.teacher.serve", interrupted)
+    monkeypatch.setattr("teachwise.toy.server.serve", interrupted)
     code, out, err = teachwise(*words)
     assert (code, out) == (130, "")
     assert err.strip() == "interrupted; run the same command again to go on from here"

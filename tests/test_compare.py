@@ -15,7 +15,7 @@ from teachwise.compare import (
     sentence,
 )
 from teachwise.records import Prediction, Score
-from teachwise.run import Unit
+from teachwise.run_folder import Unit
 from teachwise.stats import wilson
 
 MODES = ("direct", "cot", "routed")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from teachwise import evaluate
 from teachwise.evaluate import dev_thresholds, routed, routing_threshold
 from teachwise.records import Prediction
-from teachwise.run import Unit
+from teachwise.run_folder import Unit
 from teachwise.tasks.toy import Toy
 
 UNIT = Unit("evaluate", "base")

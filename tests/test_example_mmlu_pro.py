@@ -13,7 +13,7 @@ import pytest
 from teachwise.pipeline import run_recipe
 from teachwise.recipe import load_recipe
 from teachwise.records import Assignment, Example, Prediction, Rationale
-from teachwise.run import Run, Unit
+from teachwise.run_folder import Run, Unit
 from teachwise.tasks.mmlu_pro import MmluPro
 
 ROOT = Path(__file__).parents[1]

@@ -8,7 +8,7 @@ from teachwise.errors import DataError
 from teachwise.export import FORMATS, export_arm
 from teachwise.lessons import Lesson, Skipped, lessons_of
 from teachwise.records import Assignment, Rationale
-from teachwise.run import Unit, write_text
+from teachwise.run_folder import Unit, write_text
 from teachwise.tasks import load_task
 
 ARMS = {
@@ -199,7 +199,7 @@ def test_the_settings_page_names_keys_that_the_rows_have(taught, tmp_path):
         ("banded", None, "jsonl", "export: unknown format 'jsonl'", "prompt-completion"),
         ("bandit", None, "messages", "export: the run has no arm 'bandit'", "arms: base, banded"),
         ("base", None, "messages", "export: arm 'base' trains nothing", "another arm"),
-        ("banded", 7, "messages", "wanted the result of route banded (seed 7)", "teachwise run"),
+        ("banded", 7, "messages", "export: the run has no seed 7 of arm 'banded'", "seeds: "),
     ],
 )
 def test_what_cannot_be_exported_says_why(taught, tmp_path, arm, seed, form, found, hint):

@@ -10,8 +10,8 @@ from teachwise.errors import DataError, GateError, TeacherError
 from teachwise.pipeline import STEPS, key_of, run_recipe, units_of
 from teachwise.recipe import Recipe, load_recipe
 from teachwise.records import Assignment, Prediction, Rationale
-from teachwise.run import Run, Unit
-from teachwise.toy.teacher import TeacherServer, serve
+from teachwise.run_folder import Run, Unit
+from teachwise.toy.server import TeacherServer, serve
 
 ARMS = (
     "arms={base: {policy: none}, sft: {policy: all, give: answer}, banded: {policy: bands, stages:"
@@ -165,6 +165,19 @@ def test_a_new_student_redoes_everything_from_the_scores_on(teacher):
 def test_fields_that_change_only_speed_redo_nothing(teacher):
     faster = ["score.batch_tokens=99", "teacher.concurrency=2", "train.save_every=7", "evaluate.batch_tokens=500"]
     assert _keys(small(teacher)) == _keys(small(teacher, *faster))
+
+
+def test_a_changed_recipe_that_stops_early_leaves_no_result_of_the_old_one_beside_it(teacher, tmp_path):
+    arms = "arms={base: {policy: none}}"
+    run = run_recipe(small(teacher, arms), tmp_path)
+    before = times(run)
+    run_recipe(small(teacher, arms, "evaluate.max_new_tokens=20"), tmp_path, until="score")
+    left = set(times(run))
+    assert not {unit for unit in left if unit.startswith(("evaluate", "compare", "report"))}
+    assert {unit for unit in left if unit.startswith(("prepare", "score", "train"))}
+    run_recipe(small(teacher, arms), tmp_path)
+    assert times(run).keys() >= before.keys()
+    assert not redone(before, times(run))
 
 
 def test_an_edited_table_is_noticed(tmp_path):

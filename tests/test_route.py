@@ -8,7 +8,7 @@ import pytest
 from teachwise.errors import DataError
 from teachwise.records import Assignment, Score
 from teachwise.route import assign, is_randomised, route_arm, route_table
-from teachwise.run import Unit, write_json
+from teachwise.run_folder import Unit, write_json
 from teachwise.tasks.table import read_table, write_table
 
 STAGES = [{"easy": "answer", "medium": "answer"}, {"hard": "rationale"}]

@@ -8,7 +8,7 @@ import pytest
 from teachwise.errors import DataError
 from teachwise.prepare import prepare_examples
 from teachwise.records import Example, Score, Unusable
-from teachwise.run import Unit
+from teachwise.run_folder import Unit
 from teachwise.score import measured_scores, score_examples, student_scores
 from teachwise.tasks.multiple_choice import MultipleChoice
 

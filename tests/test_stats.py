@@ -18,6 +18,7 @@ from teachwise.stats import (
     bootstrap_mean,
     mcnemar_exact,
     roc_auc,
+    roc_band,
     roc_curve_points,
     wilson,
 )
@@ -208,6 +209,48 @@ def test_a_thinned_curve_keeps_its_ends_and_its_shape(most):
 def test_a_curve_of_one_point_is_refused():
     with pytest.raises(ValueError, match="most is 1"):
         roc_curve_points(np.array([1.0, 2.0]), np.array([True, False]), most=1)
+
+
+# The band around the ROC curve
+
+
+def test_the_band_holds_the_curve_and_narrows_with_more_examples():
+    rng = np.random.default_rng(3)
+    widths = []
+    for n in (40, 4000):
+        scores, wrong = binormal(n, n, 1.0, rng)
+        band = np.array(roc_band(scores, wrong))
+        x, y = np.array(roc_curve_points(scores, wrong, most=10**6)).T
+        curve = np.interp(band[:, 0], x, y)
+        assert (band[:, 1] <= curve + 1e-12).all()
+        assert (band[:, 2] >= curve - 1e-12).all()
+        widths.append((band[:, 2] - band[:, 1])[1:-1].mean())
+    assert widths[1] < widths[0] / 5
+
+
+@pytest.mark.parametrize("at", [20, 60])
+def test_the_band_covers_the_true_curve_at_a_point_about_as_often_as_it_says(at):
+    rng, hits, runs = np.random.default_rng(4), 0, 150
+    true = norm.cdf(1.0 + norm.ppf(at / 100))
+    for _ in range(runs):
+        _, low, high = roc_band(*binormal(60, 90, 1.0, rng), draws=200)[at]
+        hits += low <= true <= high
+    assert 0.92 <= hits / runs <= 0.995
+
+
+def test_the_band_claims_no_certainty_from_a_handful_that_are_all_caught():
+    band = roc_band(np.arange(40.0), np.arange(40) > 35)
+    assert band[0][1] < 0.6
+    assert band[50][1:] == (pytest.approx(wilson(4, 4).low), 1.0)
+    assert band[-1] == (1.0, 1.0, 1.0)
+
+
+def test_the_band_repeats_exactly_and_wants_both_classes():
+    scores, wrong = binormal(30, 50, 0.5, np.random.default_rng(5))
+    assert roc_band(scores, wrong) == roc_band(scores, wrong)
+    assert roc_band(scores, wrong) != roc_band(scores, wrong, seed=1)
+    with pytest.raises(ValueError, match="some wrong and some right"):
+        roc_band(scores, np.zeros(80, dtype=bool))
 
 
 # Shares

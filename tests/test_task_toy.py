@@ -57,4 +57,16 @@ def test_the_teacher_is_asked_to_think_and_its_solution_is_read():
     assert task.read_answer(example, solution) == example.answer
     assert task.read_answer(example, solution.partition("[[")[0]) is None
     assert task.read_answer(example, example.answer) == example.answer
-    assert task.prompt_version == "toy-1"
+    assert task.prompt_version == "toy-2"
+
+
+def test_the_open_task_asks_for_numbers_and_reads_them():
+    task = load_task("toy_open", seed=0, limit=SMALL)
+    rows = list(task.rows())
+    assert Counter(row.split for row in rows) == SMALL
+    example = example_of(rows[0])
+    solution = draw("train", 1, 0, "open")[0].solution
+    assert task.read_answer(example, solution) == example.answer
+    assert task.read_answer(example, f" {example.answer} ") == example.answer
+    assert task.read_answer(example, "9 + 4 is 13 . so 13") is None
+    assert "options" not in task.messages(example, "direct")[0]["content"]

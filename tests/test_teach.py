@@ -17,10 +17,11 @@ from teachwise import teach
 from teachwise.errors import GateError, TeacherError
 from teachwise.ledger import Ledger, Reply, Request
 from teachwise.records import Assignment, Rationale
-from teachwise.run import Unit
+from teachwise.run_folder import Unit
 from teachwise.tasks.toy import Toy
 from teachwise.teach import buy
-from teachwise.toy import teacher as toy_teacher
+from teachwise.toy import server as toy_server
+from teachwise.toy.teacher import FLAWLESS, Habits
 
 N_TRAIN = 60
 SIZES = {"train": N_TRAIN, "dev": 2, "test": 2}
@@ -34,7 +35,7 @@ def examples():
 @pytest.fixture
 def asked(monkeypatch):
     """What the toy teacher was asked and answered, in order."""
-    bodies, lock, complete = [], threading.Lock(), toy_teacher.complete
+    bodies, lock, complete = [], threading.Lock(), toy_server.complete
 
     def noted(body, **options):
         answer = complete(body, **options)
@@ -42,7 +43,7 @@ def asked(monkeypatch):
             bodies.append(body["messages"][-1]["content"])
         return answer
 
-    monkeypatch.setattr(toy_teacher, "complete", noted)
+    monkeypatch.setattr(toy_server, "complete", noted)
     return bodies
 
 
@@ -145,8 +146,9 @@ def test_only_rationales_are_wanted_each_once_in_a_fixed_order():
 
 
 def test_the_gold_answer_is_not_in_the_request(recipe_at, examples):
-    for request, example in zip(teach.requests_for(recipe_at("-"), Toy(), examples), examples, strict=True):
-        twin = teach.requests_for(recipe_at("-"), Toy(), [_with_other_gold(example)])[0]
+    recipe = recipe_at("http://127.0.0.1:9/v1")
+    for request, example in zip(teach.requests_for(recipe, Toy(), examples), examples, strict=True):
+        twin = teach.requests_for(recipe, Toy(), [_with_other_gold(example)])[0]
         assert request == twin
 
 
@@ -157,8 +159,8 @@ def _with_other_gold(example):
 # --------------------------------------------------------------------------------- paid once, over real HTTP
 
 
-def test_the_toy_teacher_teaches_over_http(recipe_at, arm, examples, asked):
-    with toy_teacher.serve(error_rates=dict.fromkeys(range(1, 6), 0.3)) as server:
+def test_the_toy_server_teaches_over_http(recipe_at, arm, examples, asked):
+    with toy_server.serve(habits=Habits(dict.fromkeys(range(1, 6), 0.3))) as server:
         counts, rationales = arm(recipe_at(server.base_url), N_TRAIN)
     assert counts["bought"] == len(rationales) == len(asked) == N_TRAIN
     assert counts["kept"] + counts["wrong"] == N_TRAIN
@@ -170,7 +172,7 @@ def test_the_toy_teacher_teaches_over_http(recipe_at, arm, examples, asked):
 
 
 def test_two_arms_pay_each_distinct_request_once(recipe_at, arm, asked):
-    with toy_teacher.serve(error_rates={}) as server:
+    with toy_server.serve(habits=FLAWLESS) as server:
         recipe = recipe_at(server.base_url)
         first, _ = arm(recipe, 20, "distill")
         second, _ = arm(recipe, 20, "banded", start=10)
@@ -180,14 +182,14 @@ def test_two_arms_pay_each_distinct_request_once(recipe_at, arm, asked):
 
 
 def test_one_more_example_costs_one_request(recipe_at, arm, asked):
-    with toy_teacher.serve(error_rates={}) as server:
+    with toy_server.serve(habits=FLAWLESS) as server:
         arm(recipe_at(server.base_url), 20)
         arm(recipe_at(server.base_url), 21)
     assert len(asked) == len(set(asked)) == 21
 
 
 def test_a_changed_reader_changes_verdicts_and_asks_nothing(recipe_at, arm, asked, monkeypatch, no_teacher):
-    with toy_teacher.serve(error_rates={}) as server:
+    with toy_server.serve(habits=FLAWLESS) as server:
         recipe = recipe_at(server.base_url)
         before, texts = arm(recipe, 20)
     assert before["kept"] == 20
@@ -201,7 +203,7 @@ def test_a_changed_reader_changes_verdicts_and_asks_nothing(recipe_at, arm, aske
 
 
 def test_other_words_or_another_limit_are_another_request(recipe_at, arm, asked, monkeypatch):
-    with toy_teacher.serve(error_rates={}) as server:
+    with toy_server.serve(habits=FLAWLESS) as server:
         arm(recipe_at(server.base_url), 5)
         arm(recipe_at(server.base_url, max_tokens=3), 5)
         monkeypatch.setattr(Toy, "prompt_version", "toy-99")
@@ -211,7 +213,7 @@ def test_other_words_or_another_limit_are_another_request(recipe_at, arm, asked,
 
 
 def test_a_cut_rationale_is_counted_apart(recipe_at, arm):
-    with toy_teacher.serve(error_rates={}) as server:
+    with toy_server.serve(habits=FLAWLESS) as server:
         counts, _ = arm(recipe_at(server.base_url, max_tokens=3), 10)
     assert (counts["truncated"], counts["kept"]) == (10, 0)
     assert counts["completion_tokens"] == 30
@@ -229,7 +231,7 @@ def test_an_arm_without_rationales_needs_no_teacher(recipe_at, arm, no_teacher):
 
 
 def test_a_spent_budget_stops_with_code_3_and_a_raised_one_goes_on_without_buying_again(recipe_at, arm, asked):
-    with toy_teacher.serve(error_rates={}) as server:
+    with toy_server.serve(habits=FLAWLESS) as server:
         with pytest.raises(GateError, match="budget spent") as error:
             arm(recipe_at(server.base_url, budget=600), 20)
         assert error.value.exit_code == 3
@@ -250,7 +252,7 @@ def test_a_spent_budget_stops_with_code_3_and_a_raised_one_goes_on_without_buyin
 @pytest.mark.parametrize("concurrency", [1, 16])
 def test_what_is_reserved_for_requests_in_flight_does_not_end_the_step_early(recipe_at, arm, examples, concurrency):
     """It stops only where one more request alone might pass the budget, however many are asked at once."""
-    with toy_teacher.serve(error_rates={}) as server:
+    with toy_server.serve(habits=FLAWLESS) as server:
         recipe = recipe_at(server.base_url, budget=1_000, concurrency=concurrency)
         with pytest.raises(GateError):
             arm(recipe, N_TRAIN)
@@ -261,13 +263,13 @@ def test_what_is_reserved_for_requests_in_flight_does_not_end_the_step_early(rec
 
 
 def test_no_budget_buys_nothing_and_sends_nothing(recipe_at, arm, asked):
-    with toy_teacher.serve() as server, pytest.raises(GateError):
+    with toy_server.serve() as server, pytest.raises(GateError):
         arm(recipe_at(server.base_url, budget=0), 5)
     assert asked == []
 
 
 def test_what_is_there_already_needs_no_budget(recipe_at, arm, asked):
-    with toy_teacher.serve(error_rates={}) as server:
+    with toy_server.serve(habits=FLAWLESS) as server:
         arm(recipe_at(server.base_url), 10)
         counts, _ = arm(recipe_at(server.base_url, budget=0), 10)
     assert counts["kept"] == 10
@@ -286,11 +288,11 @@ def test_too_many_failures_fail_the_step_and_only_the_failed_are_asked_again(rec
 
     first = scripted(say)
     with pytest.raises(TeacherError, match="3 of 20 requests failed, the first with InternalServerError") as error:
-        arm(recipe_at("-"), 20)
+        arm(recipe_at("http://127.0.0.1:9/v1"), 20)
     assert "only the failed ones are asked again" in error.value.hint
     failed = first.requests[:3]
     second = scripted(lambda request: Reply("so [[A]]", "stop", 10, 5))
-    counts, _ = arm(recipe_at("-"), 20)
+    counts, _ = arm(recipe_at("http://127.0.0.1:9/v1"), 20)
     assert second.requests == failed
     assert (counts["bought"], counts["failed"]) == (20, 0)
 
@@ -303,7 +305,7 @@ def test_a_few_failures_are_counted_and_kept_apart(recipe_at, arm, scripted):
         return Reply("so [[A]]", "stop", 10, 5)
 
     engine = scripted(say)
-    counts, rationales = arm(recipe_at("-"), 20)
+    counts, rationales = arm(recipe_at("http://127.0.0.1:9/v1"), 20)
     assert (counts["bought"], counts["failed"], counts["prompt_tokens"]) == (20, 1, 190)
     assert [one.verdict for one in rationales].count("failed") == 1
 
@@ -316,9 +318,9 @@ def test_a_teacher_that_refuses_half_way_keeps_what_was_bought(recipe_at, arm, s
 
     engine = scripted(say)
     with pytest.raises(TeacherError, match="401"):
-        arm(recipe_at("-"), 20)
+        arm(recipe_at("http://127.0.0.1:9/v1"), 20)
     again = scripted(lambda request: Reply("so [[A]]", "stop", 10, 5))
-    arm(recipe_at("-"), 20)
+    arm(recipe_at("http://127.0.0.1:9/v1"), 20)
     assert not {r.key for r in engine.requests[:7]} & {r.key for r in again.requests}
     assert len(again.requests) == 13
 
@@ -328,7 +330,7 @@ def test_a_teacher_that_refuses_half_way_keeps_what_was_bought(recipe_at, arm, s
 CHILD = """
 import sys
 from teachwise.recipe import Recipe
-from teachwise.run import Run, Unit
+from teachwise.run_folder import Run, Unit
 from teachwise.teach import teach_arm
 
 teach_arm(Recipe.model_validate_json(sys.argv[1]), Run(sys.argv[2]), Unit("teach", "distill"))
@@ -345,7 +347,7 @@ def committed(root):
 @pytest.mark.slow
 def test_no_committed_request_is_sent_twice_when_teaching_is_killed(recipe_at, arm, examples, asked, put):
     """Killed twice in the middle, then finished; the server counts what it was asked."""
-    with toy_teacher.serve(error_rates={}, delay_seconds=0.01) as server:
+    with toy_server.serve(habits=FLAWLESS, delay_seconds=0.01) as server:
         recipe = recipe_at(server.base_url)
         unit = Unit("teach", "distill")
         put(unit.of("route"), assignments=[Assignment(e.id, "all", "rationale", 0) for e in examples[:N_TRAIN]])

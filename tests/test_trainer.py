@@ -21,7 +21,7 @@ from teachwise.errors import DataError
 from teachwise.lessons import Lesson, Skipped
 from teachwise.recipe import Stage
 from teachwise.records import Assignment, Rationale
-from teachwise.run import Unit, read_records
+from teachwise.run_folder import Unit, read_records
 from teachwise.tasks.toy import Toy
 from teachwise.toy.benchmark import draw
 from teachwise.trainer import Lora, Row, Settings, train_stage, updates_for
@@ -279,7 +279,7 @@ def test_the_optimizer_decays_the_weights_and_its_learning_rate_rises_and_falls_
 
 def test_the_adapter_has_its_rank_scale_and_dropout_on_every_linear_layer():
     shape = LlamaConfig(hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, vocab_size=32)
-    adapted = trainer._with_adapter(LlamaForCausalLM(shape), None, ODD.lora)
+    adapted = trainer._with_adapter(LlamaForCausalLM(shape), None, ODD.lora, None)
     (config,) = adapted.peft_config.values()
     assert (config.r, config.lora_alpha, config.lora_dropout) == (3, 7, 0.15)
     linear = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}

@@ -11,7 +11,7 @@ from teachwise import cli
 from teachwise.errors import DataError, GateError
 from teachwise.pipeline import gate
 from teachwise.records import Score
-from teachwise.run import Unit
+from teachwise.run_folder import Unit
 from teachwise.tasks.table import read_table, write_table
 from teachwise.validate import MIN_GROUP, auc_by_group, auc_summary, validate_scores, validate_table, verdict
 

@@ -1,5 +1,11 @@
 """Teachwise: fine-tune small language models, and pay the teacher only where it helps.
 
+    import teachwise as tw
+
+    run = tw.run("my_recipe.yaml", "train.epochs=1", until="score")     # or tw.open_run("runs/demo"), or tw.demo()
+    run.scores.merge(run.examples, on="id")                             # pandas data frames
+    run.arms                                                            # accuracy and interval of every arm
+
 The names below are the public surface. They are loaded when they are first used, so `import teachwise` is quick and
 the command line starts without torch.
 """
@@ -14,19 +20,23 @@ if TYPE_CHECKING:
     from teachwise.engines.hf import HfEngine
     from teachwise.evaluate import routing_threshold
     from teachwise.ledger import Ledger, Request
-    from teachwise.pipeline import run_recipe
+    from teachwise.pipeline import run, run_recipe
     from teachwise.recipe import load_recipe
-    from teachwise.run import Run, Unit
+    from teachwise.run_folder import Run, Unit, open_run
     from teachwise.sampling import cut_bands
     from teachwise.stats import bootstrap_difference, bootstrap_mean, roc_auc
     from teachwise.tasks import load_task
+    from teachwise.toy_demo import demo
     from teachwise.trainer import Row, Settings, train_stage
 
 _HOME = {
+    "run": "pipeline",
+    "open_run": "run_folder",
+    "demo": "toy_demo",
     "load_recipe": "recipe",
     "run_recipe": "pipeline",
-    "Run": "run",
-    "Unit": "run",
+    "Run": "run_folder",
+    "Unit": "run_folder",
     "load_task": "tasks",
     "HfEngine": "engines.hf",
     "length_batches": "engines",
@@ -43,7 +53,10 @@ _HOME = {
     "bootstrap_difference": "stats",
 }
 
-__all__ = [  # noqa: RUF022 - in the order of the method
+__all__ = [  # noqa: RUF022 - the everyday ones first, then in the order of the method
+    "run",
+    "open_run",
+    "demo",
     "load_recipe",
     "run_recipe",
     "Run",

@@ -24,7 +24,7 @@ class Chat:
         stop_ids: Token ids at which the model's generation stops.
 
     Raises:
-        StudentError: the tokenizer has no token that could end a turn.
+        StudentError: the tokenizer has no token that could end a turn, or its chat template cannot be used.
     """
 
     def __init__(self, tokenizer: Any, stop_ids: Iterable[int] = ()) -> None:
@@ -86,8 +86,10 @@ class Chat:
         ids = [self.tokenizer.encode(self._lead + letter, add_special_tokens=False) for letter in letters]
         for letter, tokens in zip(letters, ids, strict=True):
             if len(tokens) != 1 or tokens[0] == self.tokenizer.unk_token_id:
+                found = f"is {len(tokens)} tokens" if len(tokens) != 1 else "is unknown"
                 raise StudentError(
-                    f"option letter {letter!r} is {len(tokens)} tokens for this tokenizer, wanted one of its own",
+                    f"{self.tokenizer.name_or_path}: option letter {letter!r} {found} for this tokenizer, wanted one "
+                    "token of its own",
                     "use a student whose vocabulary holds the letters, or keep fewer options",
                 )
         flat = [tokens[0] for tokens in ids]
@@ -105,13 +107,21 @@ class Chat:
         return "" if self.has_template else " "
 
     def _template(self, messages: Sequence[Message], **options: Any) -> str:
-        text: str = self.tokenizer.apply_chat_template(list(messages), tokenize=False, enable_thinking=False, **options)
+        try:
+            text: str = self.tokenizer.apply_chat_template(
+                list(messages), tokenize=False, enable_thinking=False, **options
+            )
+        except TemplateError as error:
+            raise StudentError(
+                f"{self.tokenizer.name_or_path}: its chat template cannot be used: {error}",
+                "mend chat_template.jinja in the model's folder, or download the model again",
+            ) from error
         return text
 
     def _renders_system(self) -> bool:
         try:
             text = self._template([{"role": "system", "content": _PROBE}, {"role": "user", "content": "?"}])
-        except TemplateError:
+        except StudentError:  # templates refuse system messages in this way; a broken one shows at the next prompt
             return False
         return _PROBE in text
 
@@ -124,7 +134,12 @@ class Chat:
         if not self.has_template:
             return default
         turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _PROBE}]
-        tail = self._template(turns).rpartition(_PROBE)[2]
+        if _PROBE not in (text := self._template(turns)):
+            raise StudentError(
+                f"{self.tokenizer.name_or_path}: its chat template leaves the messages out",
+                "mend chat_template.jinja in the model's folder, or download the model again",
+            )
+        tail = text.rpartition(_PROBE)[2]
         ids = self.tokenizer.encode(tail, add_special_tokens=False)
         special = {token for token, added in self.tokenizer.added_tokens_decoder.items() if added.special}
         return next((token for token in ids if token in special.union(self.stop_ids)), default)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from teachwise.errors import DataError, TeachwiseError
+from teachwise.errors import DataError, TeachwiseError, refusal
 
 if TYPE_CHECKING:
-    from teachwise.run import Run
+    from teachwise.run_folder import Run
 
 app = typer.Typer(
     help="Fine-tune small language models, and pay the teacher only where it helps.",
@@ -42,6 +42,11 @@ def main() -> None:
         sys.exit(130)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
+    except OSError as error:
+        if (told := refusal(error)) is None:
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        sys.exit(told.exit_code)
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error of the command line
             if message := error.format_message():  # none where the help was just shown
@@ -59,9 +64,27 @@ def demo(
 
     Example: `teachwise demo`
     """
-    from teachwise.demo import run_demo
+    from teachwise.toy_demo import demo
 
-    _show_result(run_demo(out, overrides or []), "report")
+    _show_result(demo(*(overrides or []), out=out), "report")
+
+
+@app.command()
+def init(
+    table: Annotated[str, typer.Argument(metavar="FILE", help="a table of questions")],
+    overrides: Overrides = None,
+    out: Annotated[Optional[Path], typer.Option("--out", help="recipe to write  [default: FILE with .yaml]")] = None,  # noqa: UP045
+    student: Annotated[Optional[str], typer.Option(help="hub name or folder of the model to fine-tune")] = None,  # noqa: UP045
+    teacher: Annotated[Optional[str], typer.Option(help="name of a teacher served on this machine")] = None,  # noqa: UP045
+    force: Annotated[bool, typer.Option("--force", help="write over a recipe that is there")] = False,
+) -> None:
+    """Look at a table of questions, say what was understood, and write a recipe for it. Needs no model, no network.
+
+    Example: `teachwise init questions.csv --student Qwen/Qwen2.5-0.5B-Instruct data.columns.subject=topic`
+    """
+    from teachwise.init import start_recipe
+
+    print(start_recipe(table, out, student, teacher, overrides or [], force))
 
 
 @app.command()
@@ -240,17 +263,60 @@ def export(
         print(f"{path}  {rows:,} rows" if rows else path)
 
 
+@app.command()
+def answer(
+    source: Annotated[Path, typer.Argument(metavar="RUN|PACK", help="a run folder, evaluated; or a pack")],
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="questions with options; gold answers are not needed")],
+    arm: Annotated[Optional[str], typer.Option(help="for a run: the arm")] = None,  # noqa: UP045
+    seed: Annotated[Optional[int], typer.Option(help="for a run: training seed  [default: the first]")] = None,  # noqa: UP045
+    mode: Annotated[Optional[str], typer.Option(help="direct, cot or routed  [default: chosen on dev]")] = None,  # noqa: UP045
+    student: Annotated[Optional[str], typer.Option(help="where the student lies that an adapter goes on")] = None,  # noqa: UP045
+    out: Annotated[Path, typer.Option("--out", help=".jsonl, .csv, .tsv or .parquet")] = Path("answers.jsonl"),
+) -> None:
+    """Answer new questions with a tuned student: at once where it is sure, with a chain of thought where it is not.
+
+    Example: `teachwise answer runs/demo questions.csv --arm banded --out answers.csv`
+    """
+    from teachwise.answer import answer_table, told
+
+    print(f"{told(answer_table(source, table, out, arm, seed, mode, student))} -> {out}")
+
+
+@app.command()
+def pack(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder, compared")],
+    arm: Annotated[Optional[str], typer.Option(help="the arm whose student to pack")] = None,  # noqa: UP045
+    seed: Annotated[Optional[int], typer.Option(help="training seed  [default: the first]")] = None,  # noqa: UP045
+    out: Annotated[Path, typer.Option("--out", help="folder to make")] = Path("pack"),
+    merge: Annotated[bool, typer.Option("--merge", help="write the whole model, the adapter added in")] = False,
+    force: Annotated[bool, typer.Option("--force", help="replace an older pack")] = False,
+) -> None:
+    """Write one folder to deploy or publish: weights, tokenizer, how to ask, and a card with the measured figures.
+
+    Example: `teachwise pack runs/demo --arm banded --out banded-pack`
+    """
+    from teachwise.pack import pack_arm
+
+    made = pack_arm(run_dir, arm, seed, out, merge, force)
+    print(f"seed {made['seed']}, to be asked {made['mode']}, {made['bytes'] / 2**20:,.1f} MiB -> {out}")
+
+
 @toy.command()
 def serve(
-    port: Annotated[int, typer.Option(help="port on 127.0.0.1")] = 8765,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port on 127.0.0.1")] = 8765,
+    habits: Annotated[str, typer.Option(help="how it fails: flawless, usual or weak")] = "usual",
 ) -> None:
     """Serve the toy teacher, an OpenAI-compatible server on this machine, until Ctrl-C.
 
-    Example: `teachwise toy serve --port 8765`
+    Example: `teachwise toy serve --habits weak`
     """
-    from teachwise.toy.teacher import serve as start
+    from teachwise.toy.server import serve as start
+    from teachwise.toy.teacher import habits_named
 
-    server = start(port)
+    try:
+        server = start(port, habits=habits_named(habits))
+    except OSError as error:
+        raise DataError(f"--port {port}: {error.strerror}", "choose another port; 0 takes a free one") from error
     print(f"toy teacher at {server.base_url} (Ctrl-C stops it)", flush=True)
     server.serve_forever()
 
@@ -276,33 +342,33 @@ def _edges(text: str) -> tuple[float, float]:
 
 
 def _carry_out(recipe: str, overrides: Sequence[str] | None, out: Path | None, until: str) -> None:
-    from teachwise.pipeline import run_recipe, step_named
-    from teachwise.recipe import find_recipe, load_recipe
+    from teachwise.pipeline import run
 
-    loaded = load_recipe(recipe, overrides or [])
-    step_named(until)
-    root = out or Path("runs") / find_recipe(recipe).stem
-    finished = run_recipe(loaded, root, until)
+    finished = run(recipe, *(overrides or []), out=out, until=until)
     if until in ("compare", "report"):
         _show_result(finished, until)
     else:
-        print(f"{until} is done in {root}")
+        print(f"{until} is done in {finished.root}")
 
 
 def _show_result(finished: "Run", until: str) -> None:
-    """Print the table of arms, one sentence per arm, and where the report lies."""
+    """Print the table of arms, the verdict, one sentence per arm, and where the report lies."""
     from teachwise.console import out
+    from teachwise.recipe import load_recipe
     from teachwise.report import result_table
-    from teachwise.run import Unit
+    from teachwise.run_folder import RESOLVED
+    from teachwise.wording import leading_arm, short_answer
 
-    comparison = finished.json(Unit("compare"), "comparison.json")
+    comparison = finished.comparison
+    arms = load_recipe(finished.root / RESOLVED).plain()["arms"]
     out.print(result_table(comparison))
+    out.print(f"[bold]{short_answer(comparison, leading_arm(comparison, arms))}[/bold]")
     for sentence in comparison["sentences"]:
         out.print(f"- {sentence}")
     out.print(f"{comparison['n_test']:,} test questions; intervals cover {comparison['intervals_cover']}.")
     out.print(f"students: {finished.root}/train/ARM/seed-S/round-0/stage-N (the last stage is the finished one)")
     if until == "report":
-        out.print(f"report:   {finished.folder(Unit('report')) / 'report.html'}")
+        out.print(f"report:   {finished.report}")
 
 
 def _print_validation(found: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from teachwise.recipe import Recipe
 from teachwise.records import Example, Mode, Prediction, Score, by_id
-from teachwise.run import Run, Unit, write_json
+from teachwise.run_folder import Run, Unit, write_json
 from teachwise.sampling import band_of, band_values, cut_bands
 from teachwise.stats import Interval, bootstrap_difference, bootstrap_mean, mcnemar_exact, wilson
 

@@ -1,48 +1,73 @@
-"""What a run says while it works: one line per finished unit, one progress bar per long job, all on stderr.
+"""What a run says while it works: one line per finished unit, and one live view on a terminal, all on stderr.
 
-Results go to stdout, so that `teachwise ... --json | jq` works.
+Results go to stdout, so that `teachwise ... --json | jq` works. Where stderr is no terminal there are plain lines, and
+a long job speaks once a minute. Whatever is said goes to `logging` too, without markup: that is how it gets into
+`run.log`.
 """
 
+import logging
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+from teachwise.live_view import Above, View, on_terminal
 
 out = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 120)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
-
+SAID = "teachwise.said"
+"""The logger of every line that is said."""
 LOG_SECONDS = 60
 """How often a long job speaks where there is no terminal to draw a bar on."""
+
+_log = logging.getLogger(SAID)
+_log.setLevel(logging.INFO)
+_log.propagate = False  # an application's own handlers would say everything a second time
+_log.addHandler(logging.NullHandler())
+_shown: list[tuple[View, Console]] = []
+"""The live view on the terminal and the console it is drawn on; at most one."""
+
+
+def say(text: str) -> None:
+    """Print one line of progress; `text` may hold rich markup."""
+    (_shown[-1][1] if _shown else err).print(text)
+    _log.info(Text.from_markup(text).plain)
 
 
 class Bar:
     """A progress bar that is moved on."""
 
-    def __init__(self, bar: Progress, what: str, total: int, done: int) -> None:
-        self._bar, self._what, self._total, self._done = bar, what, total, done
+    def __init__(self, jobs: Progress, view: View | None, what: str, total: int, done: int) -> None:
+        self._jobs, self._view = jobs, view
+        self._what, self._total, self._done = what, total, done
         self._said = time.monotonic()
-        self._task = bar.add_task(what, total=total, completed=done, note="")
+        self._task = jobs.add_task(what, total=total, completed=done, note="")
 
-    def advance(self, n: int = 1, note: str = "") -> None:
-        """Move on by `n`."""
-        self.at(self._done + n, note)
+    def advance(self, n: int = 1, note: str = "", spent_tokens: int | None = None) -> None:
+        """Move on by `n`; `spent_tokens` is what the teacher has cost so far."""
+        self.at(self._done + n, note, spent_tokens)
 
-    def at(self, done: int, note: str = "") -> None:
+    def at(self, done: int, note: str = "", spent_tokens: int | None = None) -> None:
         """Move to `done`; in a log file, say so once a minute."""
         self._done = done
-        self._bar.update(self._task, completed=done, note=note)
-        if not err.is_terminal and time.monotonic() > self._said + LOG_SECONDS:
+        if spent_tokens is not None and self._view:
+            self._view.spent_tokens = spent_tokens
+        elif spent_tokens is not None:
+            note = f"{spent_tokens:,} tokens {note}".strip()
+        self._jobs.update(self._task, completed=done, note=note)
+        if not self._view and not err.is_terminal and time.monotonic() > self._said + LOG_SECONDS:
             self._said = time.monotonic()
-            say(f"  {self._what}: {done:,} of {self._total:,} {note}")
+            say(escape(f"  {self._what}: {done:,} of {self._total:,} {note}"))
 
-
-def say(text: str) -> None:
-    """Print one line of progress; `text` may hold rich markup."""
-    err.print(text)
+    def remove(self) -> None:
+        """Take it off the screen."""
+        self._jobs.remove_task(self._task)
 
 
 @contextmanager
@@ -51,6 +76,14 @@ def progress(what: str, total: int, done: int = 0) -> Iterator[Bar]:
 
     It vanishes when the job ends: the line that stays is the one which `pipeline` says.
     """
+    if _shown:
+        view = _shown[-1][0]
+        bar = Bar(view.jobs, view, what, total, done)
+        try:
+            yield bar
+        finally:
+            bar.remove()
+        return
     columns = (
         TextColumn("  {task.description}"),
         BarColumn(bar_width=28),
@@ -60,5 +93,32 @@ def progress(what: str, total: int, done: int = 0) -> Iterator[Bar]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
-        yield Bar(bar, what, total, done)
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as jobs:
+        yield Bar(jobs, None, what, total, done)
+
+
+@contextmanager
+def watching(steps: Mapping[str, int], budget_tokens: int | None, spent_tokens: int = 0) -> Iterator[View]:
+    """The view of a run, drawn for as long as the block lasts if stderr is a terminal that can draw.
+
+    Args:
+        steps: Number of units of each step, in order.
+        budget_tokens: The teacher's cap; None is no cap.
+        spent_tokens: What was spent before this start.
+    """
+    view = View(steps, budget_tokens, spent_tokens)
+    if _shown or not sys.stderr.isatty() or err.is_dumb_terminal or err.is_jupyter:
+        yield view
+        return
+    console = Console(file=sys.stderr, highlight=False)
+    errors, results = Above(console), Above(console)
+    with ExitStack() as stack:
+        stack.enter_context(on_terminal(view, console))
+        stack.callback(_shown.pop)
+        _shown.append((view, console))
+        stack.callback(errors.finish)
+        stack.enter_context(redirect_stderr(errors))
+        if sys.stdout.isatty():
+            stack.callback(results.finish)
+            stack.enter_context(redirect_stdout(results))
+        yield view

@@ -13,17 +13,17 @@ routed  direct when the student's own answer entropy is low, a chain of thought 
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 
-from teachwise.engines import length_batches
+from teachwise.answering import answer_directly, answer_thinking, thinks
 from teachwise.engines.hf import HfEngine
 from teachwise.recipe import Recipe
 from teachwise.records import Example, Mode, Prediction
-from teachwise.run import Run, Unit, content_hash, in_parts, write_json, write_records
-from teachwise.tasks import Task, load_task
+from teachwise.run_folder import Run, Unit, content_hash, write_json, write_records
+from teachwise.tasks import load_task
+from teachwise.tuned import engine_options
 
 
 def routing_threshold(scores: np.ndarray, direct: np.ndarray, cot: np.ndarray, grid: int = 20) -> float:
@@ -82,60 +82,10 @@ def routed(direct: Sequence[Prediction], cot: Sequence[Prediction], thresholds: 
     """The routed answers; the first token that measured the score is counted also where the student then thinks."""
     return [
         replace(late, mode="routed", generated_tokens=late.generated_tokens + 1)
-        if early.score > threshold
+        if thinks("routed", early.score, threshold)
         else replace(early, mode="routed")
         for early, late, threshold in zip(direct, cot, thresholds, strict=True)
     ]
-
-
-def answer_directly(
-    examples: Sequence[Example], engine: HfEngine, task: Task, batch_tokens: int, folder: Path
-) -> list[Prediction]:
-    """One letter for each example, with the answer entropy, in the order of `examples`."""
-    prompts = engine.chat.prompt_ids([task.messages(example, "direct") for example in examples])
-
-    def work(batch: Sequence[int]) -> list[Prediction]:
-        found = engine.answer_scores([prompts[i] for i in batch], [examples[i].letters for i in batch])
-        return [
-            _prediction(task, examples[i], "direct", one.token, one.entropy_nats, 1)
-            for i, one in zip(batch, found, strict=True)
-        ]
-
-    batches = length_batches([len(prompt) for prompt in prompts], batch_tokens)
-    return _ordered(in_parts(folder, Prediction, batches, work, "answering directly"), examples)
-
-
-def answer_thinking(
-    examples: Sequence[Example],
-    scores: Sequence[float],
-    engine: HfEngine,
-    task: Task,
-    max_new_tokens: int,
-    batch_tokens: int,
-    folder: Path,
-) -> list[Prediction]:
-    """A chain of thought for each example, in the order of `examples`; `scores` are taken over from the direct pass."""
-    prompts = engine.chat.prompt_ids([task.messages(example, "cot") for example in examples])
-
-    def work(batch: Sequence[int]) -> list[Prediction]:
-        found = engine.generate([prompts[i] for i in batch], max_new_tokens)
-        return [
-            _prediction(task, examples[i], "cot", one.text, scores[i], one.tokens)
-            for i, one in zip(batch, found, strict=True)
-        ]
-
-    batches = length_batches([len(prompt) + max_new_tokens for prompt in prompts], batch_tokens)
-    return _ordered(in_parts(folder, Prediction, batches, work, "answering with thought"), examples)
-
-
-def _prediction(task: Task, example: Example, mode: Mode, text: str, score: float, tokens: int) -> Prediction:
-    stated = task.read_answer(example, text)
-    return Prediction(example.id, example.split, mode, stated, stated == example.answer, score, tokens, text)
-
-
-def _ordered(rows: Sequence[Prediction], examples: Sequence[Example]) -> list[Prediction]:
-    place = {example.id: number for number, example in enumerate(examples)}
-    return sorted(rows, key=lambda row: place[row.id])
 
 
 def evaluate_arm(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
@@ -164,14 +114,7 @@ def evaluate_arm(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
 
 def tuned_student(recipe: Recipe, run: Run, unit: Unit) -> HfEngine:
     """The student after an arm's last stage; the untouched one where the arm has none."""
-    options = recipe.student.model_dump()
-    n_stages = len(recipe.stages_of(unit.arm))
-    if not n_stages:
-        return HfEngine(**options)
-    last = run.folder(unit.of("train")) / f"stage-{n_stages - 1}"
-    if recipe.train.method == "lora":
-        return HfEngine(**options, adapter=last)
-    return HfEngine(**{**options, "model": str(last), "revision": None})
+    return HfEngine(**engine_options(recipe, run, unit))
 
 
 def _accuracy(predictions: Sequence[Prediction], split: str, mode: str) -> float:

@@ -14,9 +14,10 @@ from teachwise.errors import DataError
 from teachwise.lessons import Lesson, lessons_of
 from teachwise.recipe import load_recipe
 from teachwise.records import Assignment, Example, Message, Rationale, by_id
-from teachwise.run import RESOLVED, Run, Unit, write_text
+from teachwise.run_folder import RESOLVED, Run, Unit, write_text
 from teachwise.tasks import load_task
 
+_TITLE = "# Training data of arm"
 _SHAREGPT = {"system": "system", "user": "human", "assistant": "gpt"}
 
 
@@ -108,6 +109,14 @@ and in the training file `dataset: teachwise`, `template:` of the student, and a
 }
 
 
+def _refuse_foreign(out: Path) -> None:
+    """An earlier export is replaced; other people's files are not."""
+    page = out / "README.md"
+    ours = not page.exists() or page.read_text(encoding="utf-8", errors="replace").startswith(_TITLE)
+    if out.is_file() or not ours or (not page.exists() and any(out.glob("stage-*.jsonl"))):
+        raise DataError(f"export: {out}: holds files that are not of an export", "choose another folder with --out")
+
+
 def export_arm(root: str | Path, arm: str, seed: int | None, form: str, out: str | Path) -> dict[str, int]:
     """Write the lessons of every stage of an arm, exactly those that `train` learns from.
 
@@ -137,7 +146,11 @@ def export_arm(root: str | Path, arm: str, seed: int | None, form: str, out: str
     stages = recipe.stages_of(arm)
     if not stages:
         raise DataError(f"export: arm {arm!r} trains nothing", "choose another arm")
-    unit = Unit("route", arm, recipe.seeds_of(arm)[0] if seed is None else seed)
+    seeds = recipe.seeds_of(arm)
+    if seed not in (None, *seeds):
+        raise DataError(f"export: the run has no seed {seed} of arm {arm!r}", f"seeds: {', '.join(map(str, seeds))}")
+    _refuse_foreign(out)
+    unit = Unit("route", arm, seeds[0] if seed is None else seed)
     examples = by_id(run.records(Unit("prepare"), "examples.parquet", Example))
     assignments = run.records(unit, "assignments.parquet", Assignment)
     rationales = by_id(run.records(unit.of("teach"), "rationales.parquet", Rationale))
@@ -157,7 +170,7 @@ def export_arm(root: str | Path, arm: str, seed: int | None, form: str, out: str
         written[str(path)] = len(lessons)
     write_text(
         out / "README.md",
-        f"# Training data of arm `{arm}`\n\nStages are trained in order, each on the "
+        f"{_TITLE} `{arm}`\n\nStages are trained in order, each on the "
         f"weights of the one before.\n\n{SETTINGS[form].replace('STUDENT', repr(recipe.student.model))}",
     )
     return {**written, str(out / "README.md"): 0}

@@ -9,15 +9,18 @@ Only raw replies are kept here. Reading an answer out of one is done afterwards,
 """
 
 import json
+import re
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from teachwise.errors import DataError
 from teachwise.records import Message
-from teachwise.run import content_hash
+from teachwise.run_folder import content_hash
 
 LEDGER = "ledger.sqlite"
 """Name of the ledger in a run folder."""
@@ -38,6 +41,19 @@ CREATE TABLE IF NOT EXISTS request (
     changed_at        REAL NOT NULL
 )
 """
+
+_COLUMNS = re.findall(r"^    (\w+)", _SCHEMA, re.MULTILINE)
+_COPY = "keep a copy, it says what was paid for: `sqlite3 {} .recover` may save it; without it, all is bought again"
+_REFUSALS = {
+    sqlite3.SQLITE_FULL: "make room and run the same command again: what was paid for is kept",
+    sqlite3.SQLITE_IOERR: "see that the disk has room and works, then run the same command again",
+    sqlite3.SQLITE_READONLY: "see who may write there, or choose another run folder with --out",
+    sqlite3.SQLITE_CANTOPEN: "it must be a file that you may write: move what stands there, or choose another --out",
+    sqlite3.SQLITE_BUSY: "another program has it open: close that and run the same command again",
+    sqlite3.SQLITE_CORRUPT: _COPY,
+    sqlite3.SQLITE_NOTADB: _COPY,
+}
+"""What a user can do about a primary result code of SQLite."""
 
 _SPENT = """
 SELECT COALESCE(SUM(lost_tokens), 0)
@@ -110,23 +126,51 @@ class Ledger:
 
     Args:
         path: The SQLite file; made if missing.
+
+    Raises:
+        DataError: here and in every method: the file is damaged, is no ledger, or the disk or its rights refuse.
     """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(path, isolation_level=None)
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")
-        self._db.execute(_SCHEMA)
-        self._db.execute("UPDATE request SET state = 'unknown' WHERE state = 'sent'")
+        self._path = path
+        with self._told():
+            self._db = sqlite3.connect(path, isolation_level=None)
+            self._refuse_foreign()
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._db.execute(_SCHEMA)
+            self._db.execute("UPDATE request SET state = 'unknown' WHERE state = 'sent'")
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turn what the file or the disk refuses into a message; a mistake in our SQL stays what it is."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            hint = _REFUSALS.get(error.sqlite_errorcode & 0xFF)
+            if hint is None:
+                raise
+            raise DataError(f"{self._path}: {error}", hint.format(self._path)) from error
+
+    def _refuse_foreign(self) -> None:
+        """Some other program's database is left as it is."""
+        tables = [name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        columns = [name for _, name, *_ in self._db.execute("PRAGMA table_info(request)")]
+        if tables and columns != _COLUMNS:
+            raise DataError(
+                f"{self._path}: is a database with the tables {', '.join(tables)}, wanted a ledger of teachwise",
+                "move it elsewhere, or choose another run folder with --out",
+            )
 
     def reply(self, request: Request) -> Reply | None:
         """The committed reply, or None where there is none yet."""
-        row = self._db.execute(
-            "SELECT text, finish_reason, prompt_tokens, completion_tokens"
-            " FROM request WHERE key = ? AND state = 'done'",
-            (request.key,),
-        ).fetchone()
+        with self._told():
+            row = self._db.execute(
+                "SELECT text, finish_reason, prompt_tokens, completion_tokens"
+                " FROM request WHERE key = ? AND state = 'done'",
+                (request.key,),
+            ).fetchone()
         return Reply(*row) if row else None
 
     def reserve(self, request: Request, budget_tokens: int | None) -> bool:
@@ -139,7 +183,7 @@ class Ledger:
             ValueError: the request is done; it is never sent again.
         """
         bound = request.upper_bound_tokens
-        with self._db:
+        with self._told(), self._db:
             self._db.execute("BEGIN IMMEDIATE")
             if self.reply(request):
                 raise ValueError(f"request {request.key} is done, wanted its reply to be used")
@@ -160,36 +204,39 @@ class Ledger:
         Raises:
             ValueError: the request was never reserved.
         """
-        found = self._db.execute(
-            "UPDATE request SET state = ?, text = ?, finish_reason = ?, prompt_tokens = ?, completion_tokens = ?,"
-            " error = ?, changed_at = ? WHERE key = ?",
-            (
-                "done" if reply.error is None else "unknown" if reply.may_be_billed else "failed",
-                reply.text,
-                reply.finish_reason,
-                reply.prompt_tokens,
-                reply.completion_tokens,
-                reply.error,
-                time.time(),
-                request.key,
-            ),
-        )
+        with self._told():
+            found = self._db.execute(
+                "UPDATE request SET state = ?, text = ?, finish_reason = ?, prompt_tokens = ?, completion_tokens = ?,"
+                " error = ?, changed_at = ? WHERE key = ?",
+                (
+                    "done" if reply.error is None else "unknown" if reply.may_be_billed else "failed",
+                    reply.text,
+                    reply.finish_reason,
+                    reply.prompt_tokens,
+                    reply.completion_tokens,
+                    reply.error,
+                    time.time(),
+                    request.key,
+                ),
+            )
         if not found.rowcount:
             raise ValueError(f"request {request.key} was settled, but never reserved")
 
     def spent_tokens(self) -> int:
         """Tokens counted against the budget: billed ones, reservations in flight, and lost ones."""
-        return int(self._db.execute(_SPENT).fetchone()[0])
+        with self._told():
+            return int(self._db.execute(_SPENT).fetchone()[0])
 
     def totals(self) -> dict[str, Any]:
         """Requests by state, and tokens read, written and lost."""
-        states: Sequence[tuple[str, int]] = self._db.execute(
-            "SELECT state, COUNT(*) FROM request GROUP BY state"
-        ).fetchall()
-        read, written, lost = self._db.execute(
-            "SELECT COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0), COALESCE(SUM(lost_tokens), 0)"
-            " FROM request"
-        ).fetchone()
+        with self._told():
+            states: Sequence[tuple[str, int]] = self._db.execute(
+                "SELECT state, COUNT(*) FROM request GROUP BY state"
+            ).fetchall()
+            read, written, lost = self._db.execute(
+                "SELECT COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0),"
+                " COALESCE(SUM(lost_tokens), 0) FROM request"
+            ).fetchone()
         return {"requests": dict(states), "prompt_tokens": read, "completion_tokens": written, "lost_tokens": lost}
 
     def close(self) -> None:

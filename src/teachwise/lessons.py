@@ -9,7 +9,13 @@ from teachwise.records import Assignment, Example, Rationale
 
 @dataclass(frozen=True)
 class Skipped:
-    """An assigned row that was not trained on."""
+    """An assigned row that was not trained on.
+
+    Attributes:
+        id: The example.
+        stage: Index of the training stage, from 0.
+        reason: Its rationale was rejected, or it is longer than `train.max_length`.
+    """
 
     id: str
     stage: int

@@ -10,17 +10,21 @@ and from the key what is done already.
 import hashlib
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from teachwise.console import say
+from teachwise.console import say, watching
 from teachwise.engines import check_key
 from teachwise.errors import DataError, GateError
+from teachwise.ledger import LEDGER, Ledger
+from teachwise.live_view import View
 from teachwise.policies import FOLLOW_SCORES
-from teachwise.recipe import Recipe
-from teachwise.run import RESOLVED, Run, Unit, drop_parts, unit_key, write_text
+from teachwise.recipe import Recipe, find_recipe, load_recipe
+from teachwise.run_folder import RESOLVED, Run, Unit, drop_parts, unit_key, write_text
+from teachwise.run_log import LOG, logged, secret_values
 from teachwise.tasks import load_task
 
 
@@ -146,25 +150,76 @@ def run_recipe(recipe: Recipe, root: str | Path, until: str = "report") -> Run:
         DataError: another process works in the folder.
     """
     run = Run(root)
-    with run.locked():
+    steps = STEPS[: STEPS.index(step_named(until)) + 1]
+    units = {step.name: len(list(units_of(step, recipe))) for step in steps}
+    with run.locked(), logged(run.root / LOG, secret_values(recipe.teacher.key_env)):
         if until not in BEFORE_TEACH and _is_buying(recipe, run):
             check_key(recipe.teacher.key_env)  # now, and not after hours of scoring
-        write_text(run.root / RESOLVED, recipe.yaml())
+        _note_recipe(recipe, run, later=STEPS[len(steps) :])
+        with watching(units, recipe.budget.teacher_tokens, _spent_tokens(run)) as view:
+            _do_steps(steps, recipe, run, view)
+    return run
+
+
+def run(recipe: str | Path, *overrides: str, out: str | Path | None = None, until: str = "report") -> Run:
+    """Carry a recipe file out; what is done already is kept, so the same call goes on after any stop.
+
+    Args:
+        recipe: A recipe file, or the name of a shipped one.
+        overrides: Recipe fields to change, for instance `train.epochs=1`.
+        out: The run folder; `runs/NAME` where left out.
+        until: The last step to do.
+
+    Returns:
+        The run: its scores, predictions and other tables as data frames, its comparison, its report.
+
+    Raises:
+        TeachwiseError: something the user can mend; the message says what, and how.
+    """
+    loaded = load_recipe(recipe, overrides)
+    return run_recipe(loaded, out or Path("runs") / find_recipe(recipe).stem, until)
+
+
+def _do_steps(steps: tuple[Step, ...], recipe: Recipe, run: Run, view: View) -> None:
+    keys: dict[Unit, str] = {}
+    is_trusted = True
+    for step in steps:
+        for unit in units_of(step, recipe):
+            keys[unit] = key_of(step, unit, recipe, keys, is_trusted)
+        done = []
+        for unit in units_of(step, recipe):
+            view.begin(step.name, str(unit))
+            done.append(_do(step, unit, keys[unit], recipe, run))
+            view.end(step.name, is_new=done[-1])
+        if kept := done.count(False):
+            say(f"[dim]kept  {step.name}: {kept} of {len(done)} done before[/dim]")
+        if step.name == "validate":
+            is_trusted = gate(recipe, run)
+        if step.name == "route":
+            say(f"[bold]plan[/bold]  {_plan(recipe, run)}")
+
+
+def _note_recipe(recipe: Recipe, run: Run, later: tuple[Step, ...]) -> None:
+    """Write the recipe into the run; where it changed, set results of later steps aside that it does not lead to.
+
+    So what lies in a run always belongs to the recipe that lies beside it, also when a run stops early.
+    """
+    path, text = run.root / RESOLVED, recipe.yaml()
+    if path.exists() and path.read_text(encoding="utf-8", errors="replace") != text:
         keys: dict[Unit, str] = {}
-        is_trusted = True
         for step in STEPS:
             for unit in units_of(step, recipe):
-                keys[unit] = key_of(step, unit, recipe, keys, is_trusted)
-            done = [_do(step, unit, keys[unit], recipe, run) for unit in units_of(step, recipe)]
-            if kept := done.count(False):
-                say(f"[dim]kept  {step.name}: {kept} of {len(done)} done before[/dim]")
-            if step.name == "validate":
-                is_trusted = gate(recipe, run)
-            if step.name == "route":
-                say(f"[bold]plan[/bold]  {_plan(recipe, run)}")
-            if step.name == until:
-                break
-    return run
+                keys[unit] = key_of(step, unit, recipe, keys)
+                if step in later and (run.manifest(unit) or {}).get("key", keys[unit]) != keys[unit]:
+                    run.set_aside(unit)
+    write_text(path, text)
+
+
+def _spent_tokens(run: Run) -> int:
+    if not (run.root / LEDGER).exists():
+        return 0
+    with closing(Ledger(run.root / LEDGER)) as ledger:
+        return ledger.spent_tokens()
 
 
 def _is_buying(recipe: Recipe, run: Run) -> bool:

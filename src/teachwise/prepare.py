@@ -10,10 +10,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, get_args
 
+from teachwise.console import say
 from teachwise.errors import DataError
 from teachwise.recipe import Data, Recipe
 from teachwise.records import Example, Split, Unusable
-from teachwise.run import Run, Unit, write_json, write_records
+from teachwise.run_folder import Run, Unit, write_json, write_records
 from teachwise.sampling import first_by_hash, split_of
 from teachwise.tasks import Row, load_task
 
@@ -71,6 +72,30 @@ def shared_questions(examples: Sequence[Example]) -> list[dict[str, Any]]:
     ]
 
 
+def _no_examples(split: Split, data: Data, n_rows: int, n_usable: int, apart: Sequence[Unusable]) -> DataError:
+    why = f"; row {apart[0].row}: {apart[0].reason}" if apart else ""
+    hint = (
+        "raise its share in data.split, or give a larger table; a table's own split is left out with "
+        "data.columns.split=''"
+    )
+    if not n_usable:
+        hint = "mend the rows, or say in the recipe's data.columns and data.answer_is how to read them"
+    return DataError(
+        f"prepare: {data.source or data.task}: no {split} examples ({n_rows:,} rows read, {n_usable:,} usable{why})",
+        hint,
+    )
+
+
+def _warn_contradictions(repeats: Sequence[Unusable]) -> None:
+    """The same question with two answers: the first counts, and somebody should look."""
+    rows = [repeat for repeat in repeats if "another answer" in repeat.reason]
+    if rows:
+        say(
+            f"[yellow]warning[/yellow] prepare: {len(rows):,} rows repeat a question with another answer, the first is "
+            f"row {rows[0].row}; the answer that stands first counts (all are in prepare/unusable.parquet)"
+        )
+
+
 def prepare_examples(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
     """Read the source, write the examples, return the counts."""
     data = recipe.data
@@ -82,11 +107,8 @@ def prepare_examples(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
     sizes = Counter(example.split for example in examples)
     for split in get_args(Split):
         if not sizes[split]:
-            raise DataError(
-                f"prepare: no {split} examples ({len(rows):,} rows read, {len(kept):,} usable)",
-                "raise its share in data.split, or give a larger table; a table's own split is left out with "
-                "data.columns.split=''",
-            )
+            raise _no_examples(split, data, len(rows), len(kept), unusable + repeats)
+    _warn_contradictions(repeats)
     counts = {
         **{split: sizes[split] for split in get_args(Split)},
         "rows": len(rows),

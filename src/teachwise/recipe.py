@@ -8,21 +8,24 @@ with every default filled in, is copied into the run folder.
 import difflib
 import re
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from teachwise.engines import address_fault
 from teachwise.errors import RecipeError
 from teachwise.records import Give
-from teachwise.strict_yaml import read_mapping, validated
+from teachwise.strict_yaml import Place, read_mapping, read_override, take_over, validated
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, le=10**9)]
+Name = Annotated[str, Field(min_length=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+TaskName = Literal["multiple_choice", "mmlu_pro", "toy", "toy_open"]
 
 
 def speed(default: Any, description: str, **bounds: Any) -> Any:
@@ -35,6 +38,13 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation in (int, float):
+            raise ValueError(f"wanted a number, got {str(value).lower()}")  # pydantic would take it for 1 or 0
+        return value
+
 
 def _at(place: tuple[str | int, ...], found: str) -> ValidationError:
     """A mistake that only the section around it can see, but that stands at `place` within."""
@@ -45,31 +55,38 @@ def _at(place: tuple[str | int, ...], found: str) -> ValidationError:
 class Student(Section):
     """The model to fine-tune. A plain string is short for `{model: ...}`."""
 
-    model: str = Field(description="hub name or folder, for `AutoModelForCausalLM`; `toy` is the student in the box")
+    model: Name = Field(description="hub name or folder, for `AutoModelForCausalLM`; `toy` is the student in the box")
     revision: str | None = Field(None, description="hub revision to pin")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="weights in memory")
     device: str = speed("auto", "`auto`, `cpu`, `cuda`, `mps`")
     trust_remote_code: bool = Field(False, description="run code that comes with the model")
 
+    @model_validator(mode="after")
+    def _device_exists(self) -> "Student":
+        if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu|npu|hpu)(:\d+)?", self.device):
+            raise _at(("device",), f"wanted auto, cpu, cuda, cuda:1 (the second GPU) or mps, got {self.device!r}")
+        return self
+
 
 class Teacher(Section):
     """The model that writes rationales. A plain string is short for `{model: ...}`."""
 
-    model: str = Field(description="name at the endpoint, or hub name or folder for `engine: hf`")
+    model: Name = Field(description="name at the endpoint, or hub name or folder for `engine: hf`")
     engine: Literal["openai", "hf"] = Field("openai", description="`openai`: any OpenAI-compatible server; `hf`: local")
     base_url: str | None = speed(None, "endpoint, for instance http://127.0.0.1:8000/v1")
     key_env: str | None = speed(None, "environment variable that holds the API key")
     max_tokens: Positive = Field(2048, description="most tokens of one rationale")
     temperature: float = Field(0.0, ge=0, description="0 is greedy")
-    concurrency: int = speed(8, "requests in flight", gt=0)
-    timeout_seconds: float = speed(600, "how long to wait for one reply", gt=0)
+    concurrency: int = speed(8, "requests in flight", gt=0, le=1000)
+    timeout_seconds: float = speed(600, "how long to wait for one reply", gt=0, le=86_400)
 
     @model_validator(mode="after")
     def _holds_no_secret(self) -> "Teacher":
-        if self.key_env and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_env):
-            raise ValueError("key_env is no name of an environment variable; never put the key itself in a recipe")
-        if self.base_url and ("@" in urlsplit(self.base_url).netloc or urlsplit(self.base_url).query):
-            raise ValueError("base_url holds a name, password or query; name an environment variable in key_env")
+        if self.key_env is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.key_env):
+            found = "wanted the name of an environment variable in capitals, such as TEACHER_API_KEY"
+            raise _at(("key_env",), f"{found}; never put the key itself in a recipe")
+        if self.base_url is not None and (fault := address_fault(self.base_url)):
+            raise _at(("base_url",), fault)
         return self
 
 
@@ -105,7 +122,7 @@ class Columns(Section):
 class Data(Section):
     """The questions."""
 
-    task: Literal["multiple_choice", "mmlu_pro", "toy"] = Field("multiple_choice", description="how to read them")
+    task: TaskName = Field("multiple_choice", description="how to read them")
     source: str | None = Field(None, description="Parquet, JSONL, CSV, TSV, or a hub name; the task may have its own")
     hub_split: str = Field("test", description="split to load when the source is a hub name")
     columns: Columns = Columns()
@@ -141,6 +158,9 @@ class Score(Section):
     def _column(self) -> "Score":
         if self.measure == "column" and not (self.column and self.correct):
             raise ValueError("measure `column` needs both `column` and `correct`")
+        if self.measure != "column" and (self.column or self.correct):
+            name = "column" if self.column else "correct"
+            raise _at((name,), f"is for `measure: column` and does nothing for `{self.measure}`")
         return self
 
 
@@ -158,8 +178,10 @@ class Stage(Section):
     medium: Literal["answer", "rationale"] | None = None
     hard: Literal["answer", "rationale"] | None = None
     all: Literal["answer", "rationale"] | None = None
-    epochs: Annotated[float, Field(gt=0)] | None = Field(None, description="default: `train.epochs`")
-    learning_rate: Annotated[float, Field(gt=0)] | None = Field(None, description="default: `train.learning_rate`")
+    epochs: Annotated[float, Field(gt=0, le=10_000)] | None = Field(None, description="default: `train.epochs`")
+    learning_rate: Annotated[float, Field(gt=0, le=10)] | None = Field(
+        None, description="default: `train.learning_rate`"
+    )
 
     @property
     def gives(self) -> dict[str, Give]:
@@ -207,8 +229,10 @@ class Train(Section):
     """How every stage is trained; a stage may set its own epochs and learning rate."""
 
     method: Literal["lora", "full"] = Field("lora", description="adapter, or all weights")
-    epochs: float = Field(3, gt=0, description="passes over what was assigned; rejected rationales do not shorten it")
-    learning_rate: float = Field(1e-4, gt=0, description="peak, AdamW")
+    epochs: float = Field(
+        3, gt=0, le=10_000, description="passes over what was assigned; rejected rationales do not shorten it"
+    )
+    learning_rate: float = Field(1e-4, gt=0, le=10, description="peak, AdamW")
     schedule: Literal["constant", "cosine", "linear"] = Field("constant", description="of the learning rate")
     warmup_share: Fraction = Field(0.03, description="share of the updates that warm up")
     weight_decay: float = Field(0.0, ge=0, description="AdamW")
@@ -267,8 +291,12 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _arms_fit(self) -> "Recipe":
         for name, arm in self.arms.items():
-            if not re.fullmatch(r"[A-Za-z0-9_+-]+", name):
-                raise _at(("arms", name), f"arm name {name!r}: use letters, digits, - and _")
+            if not re.fullmatch(r"[A-Za-z0-9_+-]{1,64}", name):
+                raise _at(("arms", name), f"arm name {name[:80]!r}: use letters, digits, - and _, at most 64")
+            if twin := next((one for one in self.arms if one != name and one.lower() == name.lower()), None):
+                raise _at(
+                    ("arms", name), f"differs from {twin!r} in capitals alone: some disks take both for one folder"
+                )
             like = self.arms.get(arm.like) if arm.like else None
             if arm.policy == "random" and (like is None or like.policy in ("random", "none")):
                 raise _at(("arms", name, "like"), f"{arm.like!r} names no arm that chooses by score or takes all")
@@ -323,39 +351,50 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: listing every problem, each with its line.
     """
     path = find_recipe(path)
-    content, lines = read_mapping(path)
+    content, places = read_mapping(path)
     for override in overrides:
-        _override(content, override)
-    return validated(Recipe, content, lines, path)
+        set_field(content, override, places)
+    return validated(Recipe, content, places, path)
 
 
 def find_recipe(name: str | Path) -> Path:
     """The file of a recipe: a path, or the name of one that ships with the package."""
     path = Path(name)
+    if path.suffix.lower() in (".parquet", ".jsonl", ".csv", ".tsv"):
+        raise RecipeError(f"{path}: is a table, wanted a recipe", f"`teachwise init {path}` writes one for it")
     if path.is_file():
         return path
+    if path.is_dir():
+        raise RecipeError(f"{path}: is a folder, wanted a recipe file", "give the file, for instance my_recipe.yaml")
     shipped = Path(__file__).parent / "recipes"
     if (shipped / f"{name}.yaml").is_file():
         return shipped / f"{name}.yaml"
     names = sorted(file.stem for file in shipped.glob("*.yaml"))
-    close = difflib.get_close_matches(str(name), names, n=1)
+    beside = [str(file) for ending in ("yaml", "yml") for file in path.parent.glob(f"*.{ending}")]
+    close = difflib.get_close_matches(path.stem, names, n=1) or difflib.get_close_matches(str(path), beside, n=1)
     guess = f"did you mean {close[0]!r}? " if close else ""
     raise RecipeError(f"{name}: no such recipe file", f"{guess}shipped recipes: {', '.join(names)}")
 
 
-def _override(content: dict[str, Any], override: str) -> None:
-    key, equals, value = override.partition("=")
-    if not equals or not key:
-        raise RecipeError(f"{override!r}: wanted KEY=VALUE", "for instance: train.epochs=1")
-    try:
-        new = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise RecipeError(f"{override!r}: the value is not YAML", "for instance: arms.banded.edges=[0.3,0.8]") from None
-    *parents, last = key.split(".")
-    for name in parents:
+def set_field(content: dict[str, Any], override: str, places: dict[Place, str] | None = None) -> None:
+    """Change one field of a recipe's content in place, as `KEY=VALUE` says; the value is YAML.
+
+    Args:
+        content: A recipe as plain values.
+        override: The change; where the recipe names no arms, it may change one of the paper's.
+        places: What messages call each place; the field is from now on said to come from the command line.
+    """
+    place, new = read_override(override)
+    *parents, last = place
+    if parents[:1] == ["arms"] and not content.get("arms"):
+        content["arms"] = deepcopy(PAPER_ARMS)
+    for depth, name in enumerate(parents, start=1):
         inner = content.get(name)
         if isinstance(inner, str) and name in ("student", "teacher"):
             inner = {"model": inner}
-        content[name] = inner if isinstance(inner, dict) else {}
-        content = content[name]
+        if not isinstance(inner, dict):
+            inner = {}
+            take_over(places or {}, place[:depth])
+        content[name] = content = inner
     content[last] = new
+    take_over(places or {}, place)

@@ -1,7 +1,7 @@
 """The rows that steps hand to one another: one frozen dataclass per table, stored as Parquet.
 
 A record class *is* its table's schema: the field names are the column names and the annotations give the column
-types, so the two cannot drift apart. Nothing here knows where a file lies (that is `run`) or what it means.
+types, so the two cannot drift apart. Nothing here knows where a file lies (that is `run_folder`) or what it means.
 """
 
 import types
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from teachwise.errors import DataError
+from teachwise.errors import DataError, damaged
 
 Message = Mapping[str, str]
 """A chat message: {"role": ..., "content": ...}."""
@@ -59,7 +59,13 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
-    """A source row that `prepare` set apart, with the reason."""
+    """A source row that `prepare` set apart, with the reason.
+
+    Attributes:
+        row: Row number in the source table, from 0.
+        reason: Why it cannot be used, in words.
+        question: Its question; "" where it has none.
+    """
 
     row: int
     reason: str
@@ -76,8 +82,8 @@ class Score:
         value: Higher = less sure. For `answer_entropy`: nats, 0 to ln V.
         predicted: The letter the student would answer, or None where its likeliest token is no option letter.
         correct: `predicted` is the gold letter (an unreadable answer is not correct).
-        gold_probability: Probability of the gold letter's token, 0-1; None where no model was asked.
-        option_mass: Probability of all option letters together, 0-1; None where no model was asked.
+        gold_probability: Probability of the gold letter's token, 0-1; None without a model or options.
+        option_mass: Probability of all option letters together, 0-1; None without a model or options.
         prompt_tokens: Tokens the student read.
     """
 
@@ -215,9 +221,16 @@ def from_table(kind: type[Record], table: pa.Table) -> list[Record]:
 
 
 def read_records(path: Path, kind: type[Record]) -> list[Record]:
-    """All records of one Parquet file."""
-    with path.open("rb") as file:  # given a path, pyarrow would read a folder named `lr=1` as a column
-        return from_table(kind, pq.read_table(file))
+    """All records of one Parquet file.
+
+    Raises:
+        DataError: it is cut off, or no such file.
+    """
+    try:
+        with path.open("rb") as file:  # given a path, pyarrow would read a folder named `lr=1` as a column
+            return from_table(kind, pq.read_table(file))
+    except (pa.ArrowException, TypeError) as error:  # TypeError: other columns than the record has
+        raise damaged(path, error) from error
 
 
 def by_id(rows: Sequence[Record]) -> dict[str, Record]:

@@ -1,30 +1,46 @@
 """Report: the whole story of a run in one HTML file that needs nothing else.
 
 in   every folder of the run           tables, manifests, validation.json, comparison.json
-out  report/report.json                everything the page shows, as data
-out  report/report.html                the page, self-contained
+out  report/examples.parquet           every question with its score, band, rationale and every arm's answer
+out  report/report.json                every figure the page shows, as data
+out  report/report.html                the page, self-contained, with as many of the questions as fit into it
 """
 
-import math
+import base64
+import hashlib
 import platform
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from teachwise import charts
+from teachwise import browse, charts, drawing, wording
 from teachwise.ledger import LEDGER, Ledger
+from teachwise.lessons import Skipped
 from teachwise.recipe import Recipe
-from teachwise.records import Assignment, Example, Score, Unusable, by_id
-from teachwise.run import Run, Unit, write_json, write_text
+from teachwise.records import Assignment, Example, Prediction, Rationale, Score, Unusable, by_id
+from teachwise.run_folder import Run, Unit, write_json, write_text
+from teachwise.stats import roc_band
+from teachwise.tasks.table import write_table
 
 LIBRARIES = ("teachwise", "torch", "transformers", "trl", "peft", "datasets", "numpy")
 MODES = {"direct": "direct", "cot": "chain of thought", "routed": "routed"}
+ON_A_PAGE = 10
+"""Questions shown at once; so many are also written out for a browser that runs no scripts."""
+HASHED = (
+    (Unit("prepare"), "examples.parquet"),
+    (Unit("score"), "scores.parquet"),
+    (Unit("validate"), "validation.json"),
+    (Unit("compare"), "comparison.json"),
+)
+"""Files whose SHA-256 the page tells."""
 
 
 def result_table(comparison: Mapping[str, Any]) -> Table:
@@ -80,10 +96,11 @@ def histogram(values: Sequence[float], correct: Sequence[bool], bins: int = 24) 
 
 
 def report_data(recipe: Recipe, run: Run) -> dict[str, Any]:
-    """Everything the page shows."""
+    """Every figure the page shows."""
     examples = run.records(Unit("prepare"), "examples.parquet", Example)
     scores = by_id(run.records(Unit("score"), "scores.parquet", Score))
     train = [scores[e.id] for e in examples if e.split == "train"]
+    values, right = [score.value for score in train], [score.correct for score in train]
     reasons = Counter(
         row.reason.split(" row ")[0] for row in run.records(Unit("prepare"), "unusable.parquet", Unusable)
     )
@@ -92,7 +109,9 @@ def report_data(recipe: Recipe, run: Run) -> dict[str, Any]:
         "recipe": recipe.plain(),
         "prepare": {**run.json(Unit("prepare"), "prepare.json"), "set_apart": dict(reasons.most_common())},
         "validation": run.json(Unit("validate"), "validation.json"),
-        "histogram": histogram([score.value for score in train], [score.correct for score in train]),
+        "roc_band": roc_band(np.array(values), ~np.array(right)) if 0 < sum(right) < len(right) else [],
+        "histogram": histogram(values, right),
+        "bands": band_summary(train, browse.bands_of(examples, scores, _edges(recipe))),
         "comparison": run.json(Unit("compare"), "comparison.json"),
         "routes": {arm: _route(recipe, run, arm) for arm in recipe.arms},
         "losses": {arm: _losses(recipe, run, arm) for arm in recipe.arms if recipe.stages_of(arm)},
@@ -101,14 +120,58 @@ def report_data(recipe: Recipe, run: Run) -> dict[str, Any]:
     }
 
 
+def band_summary(train: Sequence[Score], bands: Mapping[str, str]) -> dict[str, Any]:
+    """For each band of the training questions: how many, between which scores, and the share the student got right."""
+    inside: dict[str, list[Score]] = {name: [] for name in charts.BANDS} if bands else {}
+    for score in train if bands else ():
+        inside[bands[score.id]].append(score)
+    return {
+        name: {
+            "n": len(some),
+            "low": min(score.value for score in some),
+            "high": max(score.value for score in some),
+            "right": sum(score.correct for score in some) / len(some),
+        }
+        for name, some in inside.items()
+    }
+
+
+def _edges(recipe: Recipe) -> tuple[float, float]:
+    return next((arm.edges for arm in recipe.arms.values() if arm.policy == "bands"), (0.25, 0.75))
+
+
 def _route(recipe: Recipe, run: Run, arm: str) -> dict[str, Any]:
-    """Rows per band and treatment, and what became of the rationales, for the arm's first seed."""
+    """Rows per band and treatment, and how many could not be trained on and why, for the arm's first seed."""
     unit = Unit("route", arm, recipe.seeds_of(arm)[0])
     rows = run.records(unit, "assignments.parquet", Assignment)
     treated = Counter((one.stage, one.band, one.give) for one in rows)
     found = [{"stage": s, "band": b, "give": g, "rows": n} for (s, b, g), n in sorted(treated.items())]
-    teach, train = (run.manifest(unit.of(step)) or {} for step in ("teach", "train"))
-    return {"assigned": found, "teach": teach["counts"], "skipped": train["counts"].get("skipped", 0)}
+    skipped = Counter(_reason(row) for row in run.records(unit.of("train"), "skipped.parquet", Skipped))
+    return {"assigned": found, "skipped": dict(skipped.most_common())}
+
+
+def _reason(row: Skipped) -> str:
+    """Why a row was skipped, without what differs from row to row."""
+    return "longer than train.max_length" if row.reason.endswith("train.max_length") else row.reason
+
+
+def example_rows(recipe: Recipe, run: Run, comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every question with all that became of it, each arm in its own mode."""
+    examples = run.records(Unit("prepare"), "examples.parquet", Example)
+    scores = by_id(run.records(Unit("score"), "scores.parquet", Score))
+    units = [Unit("teach", arm, seed) for arm in recipe.arms for seed in recipe.seeds_of(arm)]
+    bought = [row for unit in units for row in run.records(unit, "rationales.parquet", Rationale)]
+    arms = [_arm_record(recipe, run, one["arm"], one["mode"]) for one in comparison["arms"].values()]
+    return browse.full_rows(examples, scores, browse.bands_of(examples, scores, _edges(recipe)), by_id(bought), arms)
+
+
+def _arm_record(recipe: Recipe, run: Run, arm: str, mode: str) -> browse.ArmRecord:
+    units = [Unit("evaluate", arm, seed) for seed in recipe.seeds_of(arm)]
+    tables = [run.records(unit, "predictions.parquet", Prediction) for unit in units]
+    answers = [{row.id: row for row in rows if row.mode == mode} for rows in tables]
+    return browse.ArmRecord(
+        arm, browse.given(run.records(units[0].of("route"), "assignments.parquet", Assignment)), answers
+    )
 
 
 def _losses(recipe: Recipe, run: Run, arm: str) -> list[dict[str, Any]]:
@@ -141,11 +204,24 @@ def _provenance(recipe: Recipe, run: Run) -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
         "units": [{name: one[name] for name in ("unit", "key", "seconds")} for one in manifests],
+        "sha256": {
+            "the recipe, every default filled in": hashlib.sha256(recipe.yaml().encode()).hexdigest(),
+            **{f"{unit.path}/{name}": _sha256(run, unit, name) for unit, name in HASHED},
+        },
     }
 
 
-def page(data: Mapping[str, Any]) -> str:
-    """The report as one HTML text."""
+def _sha256(run: Run, unit: Unit, name: str) -> str:
+    return hashlib.sha256((run.folder(unit) / name).read_bytes()).hexdigest()
+
+
+def page(data: Mapping[str, Any], shown: Mapping[str, Any]) -> str:
+    """The report as one HTML text.
+
+    Args:
+        data: From `report_data`.
+        shown: The questions that the page holds, from `browse.sample`.
+    """
     environment = Environment(
         loader=PackageLoader("teachwise", "page"),
         autoescape=True,
@@ -153,71 +229,53 @@ def page(data: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters |= {"percent": percent, "points": points, "number": number, "p_values": p_values, "took": took}
+    filters = (wording.percent, wording.points, wording.number, wording.p_values, wording.took, wording.listed)
+    environment.filters |= {one.__name__: one for one in filters}
+    style = environment.get_template("style.css.j2").render(n_colours=drawing.N_COLOURS)
+    script = environment.get_template("browse.js").render()
     recipe_text = yaml.safe_dump(data["recipe"], sort_keys=False, allow_unicode=True, width=100)
-    template = environment.get_template("report.html.j2")
-    return template.render(**data, charts=charts, mode_names=MODES, recipe_text=recipe_text)
+    lead = wording.leading_arm(data["comparison"], data["recipe"]["arms"])
+    return environment.get_template("report.html.j2").render(
+        **data,
+        shown=shown,
+        on_a_page=ON_A_PAGE,
+        examples_json=Markup(browse.as_json(browsed(data, shown))),
+        style=Markup(style),
+        style_hash=content_security_hash(style),
+        script=Markup(script),
+        script_hash=content_security_hash(script),
+        lead=lead,
+        wording=wording,
+        charts=charts,
+        symbol=drawing.symbol,
+        mode_names=MODES,
+        recipe_text=recipe_text,
+    )
 
 
-def number(value: float | None, digits: int = 0) -> str:
-    """A number with thousands marked; a dash where there is none.
-
-    Example:
-        >>> number(1234.56), number(0.9637, 3), number(None)
-        ('1,235', '0.964', '–')
-    """
-    if value is None or not math.isfinite(value):
-        return "–"
-    return f"{value:,.{digits}f}".replace("-", "−")
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """A share in percent: 0.8342 is `83.4%`."""
-    shown = number(None if value is None else 100 * value, digits)
-    return shown if shown == "–" else f"{shown}%"
+def browsed(data: Mapping[str, Any], shown: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page's script reads: the arms as they are called, and the questions."""
+    arms = data["comparison"]["arms"]
+    return {
+        "arms": [{"name": name, "seeds": len(arm["per_seed"])} for name, arm in arms.items()],
+        "firstSeed": data["comparison"]["seeds"][0],
+        "onAPage": ON_A_PAGE,
+        "examples": shown["rows"],
+    }
 
 
-def points(value: float | None) -> str:
-    """A difference of shares in percentage points, with its sign.
-
-    Example:
-        >>> points(0.028), points(-0.041), points(-0.0001)
-        ('+2.8', '−4.1', '0.0')
-    """
-    if value is None or not math.isfinite(value):
-        return "–"
-    rounded = round(100 * value, 1)
-    return f"{rounded:+.1f}".replace("-", "−") if rounded else "0.0"
-
-
-def p_values(values: Iterable[float]) -> str:
-    """p-values to three places, one per training seed.
-
-    Example:
-        >>> p_values([0.0321]), p_values([0.0000001, 0.5])
-        ('p = 0.032', 'p < 0.001, 0.500')
-    """
-    shown = ", ".join("< 0.001" if value < 0.001 else f"{value:.3f}" for value in values)
-    return f"p {shown}" if shown.startswith("<") else f"p = {shown}"
-
-
-def took(seconds: float) -> str:
-    """A duration in words.
-
-    Example:
-        >>> took(4.21), took(200), took(7300)
-        ('4.2 s', '3 min 20 s', '2 h 1 min')
-    """
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+def content_security_hash(text: str) -> str:
+    """The name by which a page's policy lets one inlined style or script through, and nothing else."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def write_report(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
-    """Write the data and the page; return the page's size."""
+    """Write the table of questions, the figures and the page; return its size and how many questions it holds."""
     data = report_data(recipe, run)
+    rows = example_rows(recipe, run, data["comparison"])
+    shown = browse.sample(rows, [one["arm"] for one in data["comparison"]["arms"].values()])
+    write_table(run.folder(unit) / "examples.parquet", rows)
     write_json(run.folder(unit) / "report.json", data)
-    html = page(data)
+    html = page(data, shown)
     write_text(run.folder(unit) / "report.html", html)
-    return {"bytes": len(html.encode())}
+    return {"bytes": len(html.encode()), "examples": len(shown["rows"]), "of": shown["of"]}

@@ -17,9 +17,9 @@ from teachwise.errors import DataError
 from teachwise.policies import FOLLOW_SCORES, POLICIES, Options, randomised
 from teachwise.recipe import Recipe
 from teachwise.records import Assignment, Example, Score, by_id
-from teachwise.run import Run, Unit, content_hash, write_records
+from teachwise.run_folder import Run, Unit, content_hash, write_records
 from teachwise.sampling import band_sizes, cut_bands
-from teachwise.tasks.table import numbers, read_table, usable, write_table
+from teachwise.tasks.table import check_writable, numbers, read_table, usable, write_table
 
 GATE_SEED = 1_000_003
 """Added to the seed of an arm that a failed gate turned into a random one, so that it is no copy of its control."""
@@ -85,8 +85,11 @@ def route_table(source: str, score: str, edges: tuple[float, float], out: Path) 
         Rows per band. Ties are broken by the row's content, then by its place. Rows that `teachwise score` set apart
         are kept, without a band.
     """
+    check_writable(out)
     table = read_table(source)
     rows = usable(table)
+    if not rows:
+        raise DataError(f"{source}: no row can be used, see its column `unusable`", "score a table with usable rows")
     values = np.array(numbers(rows, score, source))
     ids = [f"{content_hash(repr(sorted(row.items())))}-{place:09d}" for place, row in enumerate(rows)]
     bands = cut_bands(ids, values, edges)

@@ -14,9 +14,9 @@ from teachwise.engines import length_batches
 from teachwise.errors import DataError
 from teachwise.recipe import Recipe
 from teachwise.records import Example, Score, Unusable, by_id
-from teachwise.run import Run, Unit, content_hash, in_parts, write_records
+from teachwise.run_folder import Run, Unit, content_hash, in_parts, write_records
 from teachwise.tasks import Row, Task, load_task
-from teachwise.tasks.table import column_names, numbers, read_table, truths, write_table
+from teachwise.tasks.table import check_writable, column_names, numbers, read_table, truths, write_table
 
 NEW_COLUMNS = {
     "answer_entropy": "value",
@@ -100,15 +100,15 @@ def _warn_unreadable(scores: Sequence[Score]) -> None:
 
 
 def _score(example: Example, found: Any, prompt_tokens: int, predicted: str | None) -> Score:
-    gold = example.letters.index(example.answer)
+    options = found.option_probabilities
     return Score(
         id=example.id,
         measure="answer_entropy",
         value=found.entropy_nats,
         predicted=predicted,
         correct=predicted == example.answer,
-        gold_probability=found.option_probabilities[gold],
-        option_mass=sum(found.option_probabilities),
+        gold_probability=options[example.letters.index(example.answer)] if options else None,
+        option_mass=sum(options) if options else None,
         prompt_tokens=prompt_tokens,
     )
 
@@ -159,12 +159,19 @@ def score_table(source: str, student: str, out: Path) -> dict[str, int]:
     """
     from teachwise.engines.hf import HfEngine
 
+    check_writable(out)
     table = read_table(source)
     if taken := sorted({*NEW_COLUMNS, "unusable"} & set(column_names(table))):
         raise DataError(f"{source}: has a column {taken[0]!r} already", "it was scored before, or rename the column")
     task = load_task("multiple_choice", source=source)
     found = list(task.rows())
     examples = [row.example("train") for row in found if isinstance(row, Row)]
+    if not examples:
+        first = next(row for row in found if isinstance(row, Unusable))
+        raise DataError(
+            f"{source}: none of {len(found):,} rows can be used; row {first.row}: {first.reason}",
+            "mend the rows, or score a recipe whose data.columns and data.answer_is say how to read them",
+        )
     work = out.with_name(f".{out.name}-{content_hash(student + ''.join(example.id for example in examples))}")
     scores = by_id(student_scores(examples, HfEngine(student), task, 16_384, work))
     by_row = {example.row: scores[example.id] for example in examples}

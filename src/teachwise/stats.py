@@ -132,6 +132,54 @@ def roc_curve_points(scores: np.ndarray, wrong: np.ndarray, most: int = 200) -> 
     return list(zip(x.tolist(), y.tolist(), strict=True))
 
 
+def roc_band(
+    scores: np.ndarray, wrong: np.ndarray, *, points: int = 101, seed: int = 0, draws: int = 1000
+) -> list[tuple[float, float, float]]:
+    """A 95% band around the ROC curve: vertical and pointwise, not simultaneous.
+
+    Each draw resamples the wrong and the right examples, each kind by itself, and its curve is read at evenly spaced
+    shares of right examples. At each the band holds the middle 95% of the draws, and Wilson's interval for that share
+    of the wrong examples: where a handful are all caught, every draw catches them all and would claim certainty. Of
+    100 points about five may leave such a band by chance, so it judges a point of the curve, not its whole course.
+
+    Args:
+        scores: (N,) finite, higher = less sure.
+        wrong: (N,) bool (or 0/1), True where the student was wrong.
+        points: How many shares of right examples, from 0 to 1.
+        seed: Of the resampling.
+        draws: Number of resamples.
+
+    Returns:
+        (share of right examples, lowest, highest share of wrong examples), all 0-1, ending at (1, 1, 1).
+
+    Raises:
+        ValueError: lengths that differ, a score that is not finite, or only one class.
+
+    Example:
+        >>> band = roc_band(np.array([0.1, 0.4, 0.2, 0.9]), np.array([False, False, True, True]), points=3)
+        >>> [at for at, low, high in band], band[-1]
+        ([0.0, 0.5, 1.0], (1.0, 1.0, 1.0))
+    """
+    scores, wrong = _scores_and_classes(scores, wrong)
+    order = np.argsort(-scores, kind="stable")
+    wrong, ends_a_tie = wrong[order], np.append(np.diff(scores[order]) != 0, True)
+    at, rng = np.linspace(0.0, 1.0, points), np.random.default_rng(seed)
+    places = [np.flatnonzero(wrong), np.flatnonzero(~wrong)]
+
+    def curve(drawn: list[np.ndarray]) -> np.ndarray:
+        caught, flagged = (
+            np.append(0.0, np.cumsum(np.bincount(rows, minlength=len(wrong)))[ends_a_tie] / len(rows)) for rows in drawn
+        )
+        return np.asarray(np.interp(at, flagged, caught))
+
+    curves = np.array([curve([rng.choice(rows, len(rows)) for rows in places]) for _ in range(draws)])
+    low, high = np.quantile(curves, [0.025, 0.975], axis=0)
+    ends = np.array([_wilson_ends(min(1.0, float(share)), len(places[0])) for share in curve(places)])
+    low, high = np.minimum(low, ends[:, 0]), np.maximum(high, ends[:, 1])
+    low[-1] = high[-1] = 1.0
+    return list(zip(at.tolist(), low.tolist(), high.tolist(), strict=True))
+
+
 def wilson(k: int, n: int) -> Interval:
     """A share with Wilson's score interval.
 

@@ -1,4 +1,4 @@
-"""A YAML file read into a pydantic model, whole and strictly: every problem at once, each with its line.
+"""A YAML file read into a pydantic model, whole and strictly: every problem at once, each with its place.
 
 Pydantic knows what is wrong but not where it stands in the file; YAML's node tree knows the lines. Here the two meet.
 """
@@ -11,59 +11,148 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from yaml.constructor import ConstructorError
 
 from teachwise.errors import RecipeError
+from teachwise.text_file import read_text
 
 Place = tuple[str | int, ...]
 """Where something stands: the keys and list indices that lead to it."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
+_WANTED = {
+    "model_type": "wanted `key: value` lines",
+    "dict_type": "wanted `key: value` lines",
+    "list_type": "wanted a list, for instance [0, 1]",
+    "tuple_type": "wanted a list, for instance [0.25, 0.75]",
+    "int_parsing": "wanted a whole number, written out: 1000 or 1_000",
+    "string_too_short": "wanted a name",
+}
+"""Our words where pydantic's speak of Python."""
+_TEXT = "tag:yaml.org,2002:str"
+_MERGE = "tag:yaml.org,2002:merge"
 
-def read_mapping(path: Path) -> tuple[dict[str, Any], dict[Place, int]]:
-    """The content of a YAML file, and the line of every place in it.
+
+class _Loader(yaml.SafeLoader):
+    """YAML's own loader, which here also gives the line of a date or a number that there cannot be."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except ValueError as error:
+            raise ConstructorError(None, None, str(error), node.start_mark) from error
+
+
+def read_mapping(path: Path) -> tuple[dict[str, Any], dict[Place, str]]:
+    """The content of a YAML file, and for every place in it `file:line`.
 
     Raises:
         RecipeError: it is no YAML, or no mapping, or cannot be read as text.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
-        places = list(_lines(yaml.compose(text, Loader=yaml.SafeLoader)))
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path}: is not UTF-8 text ({error.reason})", "save it as UTF-8") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise RecipeError(
-            f"{where}: not YAML: {getattr(error, 'problem', error)}", "look for a missing colon, quote or bracket"
-        ) from error
+    content, lines = read_yaml(read_text(path, RecipeError), str(path))
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: is empty or no mapping, wanted `key: value` lines", "see `teachwise check toy`")
-    _refuse_repeats(places, path)
+    return content, {place: f"{path}:{line}" for place, line in lines.items()}
+
+
+def read_yaml(text: str, source: str) -> tuple[Any, dict[Place, int]]:
+    """The content of a YAML text, and the line of every place in it.
+
+    Args:
+        text: YAML.
+        source: What messages call it.
+
+    Raises:
+        RecipeError: it is no YAML, a key stands twice, or a key is no text.
+    """
+    try:
+        places = list(_lines(yaml.compose(text, Loader=_Loader)))
+        content = yaml.load(text, Loader=_Loader)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise RecipeError(f"{source}:{line}: not YAML: {error.reason}", "take the odd character out") from error
+    except yaml.MarkedYAMLError as error:
+        raise _broken(error, source) from error
+    except RecursionError as error:
+        raise RecipeError(
+            f"{source}: is nested without end, wanted a few levels", "look for an anchor `&` that holds itself"
+        ) from error
+    _refuse_repeats(places, source)
     return content, dict(places)
 
 
-def _refuse_repeats(places: list[tuple[Place, int]], path: Path) -> None:
+def read_override(override: str) -> tuple[tuple[str, ...], Any]:
+    """The place and the value that a `KEY=VALUE` names; keys are joined by dots, the value is YAML.
+
+    Raises:
+        RecipeError: it is no `KEY=VALUE`, or the value is no YAML.
+
+    Example:
+        >>> read_override("train.epochs=3")
+        (('train', 'epochs'), 3)
+    """
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"{override!r}: wanted KEY=VALUE", "for instance: train.epochs=1")
+    try:
+        new, _ = read_yaml(value, "value")
+    except RecipeError as error:
+        why = error.found.removeprefix("value:1: ")
+        hint = "for instance: arms.banded.edges=[0.3,0.8]"
+        raise RecipeError(f"{override!r}: the value is not YAML as wanted: {why}", hint) from None
+    return tuple(key.split(".")), new
+
+
+def take_over(places: dict[Place, str], place: Place) -> None:
+    """Note that what stands at a place is no longer the file's: messages then say that the command line set it."""
+    for inside in [one for one in places if one[: len(place)] == place]:
+        del places[inside]
+    for length in range(1, len(place) + 1):
+        places.setdefault(place[:length], "command line")
+
+
+def _broken(error: yaml.MarkedYAMLError, source: str) -> RecipeError:
+    found, hint = str(error.problem), "look for a missing colon, quote or bracket, here or on the lines above"
+    if "\\t" in found:
+        hint = "indent with blanks: YAML takes no tabs"
+    if isinstance(error, ConstructorError):
+        hint = "put quotes around it where it is meant as text"
+    mark, begun = error.problem_mark or error.context_mark, error.context_mark
+    if begun and mark and begun.line < mark.line and "quoted" in str(error.context):
+        found += f"; the quote was opened on line {begun.line + 1}"
+    elif begun and mark and begun.line < mark.line and "flow" in str(error.context):
+        found += f"; the bracket was opened on line {begun.line + 1}"
+    what = "" if isinstance(error, ConstructorError) else "not YAML: "
+    return RecipeError(f"{source}:{mark.line + 1}: {what}{found}" if mark else f"{source}: {what}{found}", hint)
+
+
+def _refuse_repeats(places: list[tuple[Place, int]], source: str) -> None:
     """YAML keeps the last of two equal keys and says nothing; half a recipe could vanish that way."""
     first: dict[Place, int] = {}
     for place, line in places:
         if place in first:
             name = ".".join(map(str, place))
-            raise RecipeError(f"{path}:{line}: '{name}' stands at line {first[place]} already", "keep one of them")
+            raise RecipeError(f"{source}:{line}: '{name}' stands at line {first[place]} already", "keep one of them")
         first[place] = line
 
 
-def validated(model: type[Model], content: dict[str, Any], lines: dict[Place, int], path: Path) -> Model:
+def validated(model: type[Model], content: dict[str, Any], places: dict[Place, str], path: Path) -> Model:
     """The content as a model.
 
+    Args:
+        model: The class.
+        content: What was read.
+        places: What messages call each place in it: `file:line`, or the override on the command line.
+        path: The file.
+
     Raises:
-        RecipeError: listing every problem with its line, and the nearest right key where one is misspelt.
+        RecipeError: listing every problem with its place, and the nearest right key where one is misspelt.
     """
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        problems = "\n".join(_problem(model, item, lines, path) for item in error.errors())
+        problems = "\n".join(_problem(model, item, places, path) for item in error.errors())
         hint = f"`teachwise check {path}` checks again in a second; docs/recipe.md lists every field"
         raise RecipeError(problems, hint) from None
 
@@ -71,6 +160,11 @@ def validated(model: type[Model], content: dict[str, Any], lines: dict[Place, in
 def _lines(node: yaml.Node | None, place: Place = ()) -> Iterator[tuple[Place, int]]:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
+            if key.tag not in (_TEXT, _MERGE):
+                shown = getattr(key, "value", "") if isinstance(key, yaml.ScalarNode) else "in brackets"
+                raise ConstructorError(
+                    None, None, f"the key {shown} is no text, wanted a name: put quotes around it", key.start_mark
+                )
             yield (*place, key.value), key.start_mark.line + 1
             yield from _lines(value, (*place, key.value))
     elif isinstance(node, yaml.SequenceNode):
@@ -79,32 +173,45 @@ def _lines(node: yaml.Node | None, place: Place = ()) -> Iterator[tuple[Place, i
             yield from _lines(value, (*place, index))
 
 
-def _problem(model: type[BaseModel], item: Any, lines: dict[Place, int], path: Path) -> str:
+def _problem(model: type[BaseModel], item: Any, places: dict[Place, str], path: Path) -> str:
     place: Place = tuple(item["loc"])
-    where, dotted = _where(place, lines, path), ".".join(map(str, place))
+    where, dotted = _where(place, places, path), ".".join(map(str, place))
     if item["type"] == "extra_forbidden":
         return f"{where}: unknown key '{dotted}'{_did_you_mean(model, place)}"
     if item["type"] == "missing":
         return f"{where}: '{dotted}' is required"
-    message = item["msg"].removeprefix("Value error, ")
-    found = "" if item["type"] == "value_error" else f", got {item['input']!r}"
+    message = _WANTED.get(item["type"], item["msg"].removeprefix("Value error, "))
+    found = "" if item["type"] == "value_error" else f", got {_shown(item['input'])}"
     return f"{where}: {dotted + ': ' if dotted else ''}{message}{found}"
 
 
-def _where(place: Place, lines: dict[Place, int], path: Path) -> str:
-    """The line of a place, or of the nearest one around it that stands in the file."""
-    while place and place not in lines:
+def _shown(value: Any) -> str:
+    """A value as it stands in YAML, not in Python."""
+    if value is None:
+        return "nothing"
+    return str(value).lower() if isinstance(value, bool) else repr(value)[:100]
+
+
+def _where(place: Place, places: dict[Place, str], path: Path) -> str:
+    """What messages call a place, or the nearest one around it that stands in the file."""
+    while place and place not in places:
         place = place[:-1]
-    return f"{path}:{lines[place]}" if place else str(path)
+    return places[place] if place else str(path)
 
 
 def _did_you_mean(model: type[BaseModel], place: Place) -> str:
     kind: Any = model
     for name in place[:-1]:
         kind = _inside(kind, name)
-    keys = [field.alias or key for key, field in getattr(kind, "model_fields", {}).items()]
+    keys = _keys(kind)
     close = difflib.get_close_matches(str(place[-1]), keys, n=1)
+    if not close:  # a right key in the wrong section
+        close = [f"{key}.{place[-1]}" for key in _keys(model) if place[-1] in _keys(_inside(model, key))]
     return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def _keys(kind: Any) -> list[str]:
+    return [field.alias or key for key, field in getattr(kind, "model_fields", {}).items()]
 
 
 def _inside(kind: Any, name: str | int) -> Any:

@@ -6,19 +6,21 @@ out  ledger.sqlite                                       every request with its 
 out  teach/ARM/seed-S/round-R/rationales.parquet         Rationale: one row per rationale asked for, with its verdict
 """
 
+import signal
+import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from itertools import takewhile
 from typing import Any
 
-from teachwise.console import progress
+from teachwise.console import progress, say
 from teachwise.engines import TeacherEngine, load_teacher
 from teachwise.errors import GateError, TeacherError
 from teachwise.ledger import LEDGER, Ledger, Reply, Request
 from teachwise.recipe import Recipe
 from teachwise.records import Assignment, Example, Rationale, Verdict, by_id
-from teachwise.run import Run, Unit, write_records
+from teachwise.run_folder import Run, Unit, write_records
 from teachwise.tasks import Task, load_task
 
 TRIES = 3
@@ -77,6 +79,7 @@ def buy(
     Raises:
         GateError: the budget cannot bear the next request. Everything bought is in the ledger.
         TeacherError: `HOPELESS` requests in a row failed.
+        KeyboardInterrupt: Ctrl-C, once all replies under way are in the ledger.
     """
     replies = {request.key: reply for request in requests if (reply := ledger.reply(request))}
     left = list({request.key: request for request in requests if request.key not in replies}.values())
@@ -85,9 +88,12 @@ def buy(
     failed_in_a_row, last_error = 0, None
 
     def is_wanted(request: Request) -> bool:
-        return failed_in_a_row < HOPELESS and ledger.reserve(request, budget_tokens)
+        return not stopped and failed_in_a_row < HOPELESS and ledger.reserve(request, budget_tokens)
 
-    with progress("teaching", total=len(requests), done=len(requests) - len(left)) as bar:
+    with (
+        _patient_interrupt() as stopped,
+        progress("teaching", total=len(requests), done=len(requests) - len(left)) as bar,
+    ):
         while left:
             n_before = tries.total()
             for request, reply in engine.answer(takewhile(is_wanted, left)):
@@ -95,7 +101,9 @@ def buy(
                 replies[request.key] = reply
                 tries[request.key] += 1
                 failed_in_a_row, last_error = (failed_in_a_row + 1, reply.error) if reply.error else (0, None)
-                bar.advance(not reply.error, note=f"{ledger.spent_tokens():,} tokens")
+                bar.advance(not reply.error, spent_tokens=ledger.spent_tokens())
+            if stopped:
+                raise KeyboardInterrupt
             if failed_in_a_row >= HOPELESS or tries.total() == n_before:
                 break
             left = [r for r in left if r.key not in replies or _is_open(replies[r.key], tries[r.key])]
@@ -112,6 +120,30 @@ def buy(
             "raise budget.teacher_tokens and run again; nothing is paid twice",
         )
     return replies
+
+
+@contextmanager
+def _patient_interrupt() -> Iterator[list[int]]:
+    """Ctrl-C ends the sending; replies under way are paid for, so they are awaited. A second Ctrl-C ends that too.
+
+    Raised in the middle of the work, as Python does it, an interrupt would drop replies that have come already.
+    """
+    stopped: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # only that one may handle signals
+        yield stopped
+        return
+    before = signal.getsignal(signal.SIGINT) or signal.default_int_handler
+
+    def note(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        stopped.append(number)
+        say("[dim]awaiting the replies under way, which are paid for; Ctrl-C again ends at once[/dim]")
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _is_open(reply: Reply, tries: int) -> bool:
@@ -183,5 +215,5 @@ def _check_failures(rationales: Sequence[Rationale], replies: Mapping[str, Reply
         first = next(reply.error for reply in replies.values() if reply.error)
         raise TeacherError(
             f"teach: {failed:,} of {len(rationales):,} requests failed, the first with {first}",
-            "run again: what came back is kept, and only the failed ones are asked again",
+            "mend what it says and run again: what came back is kept, and only the failed ones are asked again",
         )

@@ -15,11 +15,11 @@ from typing import Any
 
 from teachwise.console import progress
 from teachwise.engines.hf import load_chat
-from teachwise.errors import DataError
+from teachwise.errors import DataError, damaged
 from teachwise.lessons import Lesson, Skipped, lessons_of
 from teachwise.recipe import Recipe, Stage, Train
 from teachwise.records import Assignment, Example, Rationale, by_id
-from teachwise.run import Run, Unit, write_records
+from teachwise.run_folder import Run, Unit, write_records
 from teachwise.tasks import Task, load_task
 from teachwise.trainer import Lora, Row, Settings, train_stage, updates_for
 
@@ -92,7 +92,10 @@ def _trained(
         with progress(f"training {unit.arm}, {out.name}", total=settings.updates) as bar:
             train_stage(recipe.student.model_dump(), start, rows, out, settings, bar.at)
     shutil.rmtree(out.with_name(out.name + ".work"), ignore_errors=True)  # left by a kill after the last rename
-    content: dict[str, Any] = json.loads(result.read_text())
+    try:
+        content: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise damaged(result, error) from error
     return content
 
 

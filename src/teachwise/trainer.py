@@ -5,16 +5,20 @@ and the token that ends the turn, and on nothing else. Batches are not packed. A
 last whole checkpoint, with the same data order and random state, to the same weights.
 """
 
+import errno
 import math
 import os
+import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from teachwise.chat import Chat
-from teachwise.run import write_json
+from teachwise.run_folder import write_json
+from teachwise.run_log import to_log
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when the libraries below are imported
 
@@ -22,13 +26,14 @@ import datasets
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from transformers import GenerationConfig, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from teachwise.engines.hf import load_chat, load_model, pick_device, pick_dtype
+from teachwise.engines.hf import find_model, load_chat, load_model, pick_device, pick_dtype
 
 datasets.disable_progress_bars()
-transformers.utils.logging.set_verbosity_error()
+to_log("datasets", "trl", "peft", "accelerate")
 
 _WHOLE = "whole"
 """Marks a checkpoint that was written to its end; the Trainer itself leaves no such sign."""
@@ -125,16 +130,30 @@ def train_stage(
     set_seed(settings.seed)
     model, chat = _model(student, start, settings)
     trainer = _trainer(model, chat, rows, work, settings, on_update)
-    trainer.train(resume_from_checkpoint=_last_whole(work))
-    result = _result(trainer.state, rows, settings)
     ready = work / "ready"
-    shutil.rmtree(ready, ignore_errors=True)
-    trainer.model.save_pretrained(ready)
-    chat.tokenizer.save_pretrained(ready)
+    with _refusals_told(work):
+        trainer.train(resume_from_checkpoint=_last_whole(work))
+        result = _result(trainer.state, rows, settings)
+        shutil.rmtree(ready, ignore_errors=True)
+        trainer.model.save_pretrained(ready)
+        chat.tokenizer.save_pretrained(ready)
     write_json(ready / "stage.json", result)
     os.replace(ready, out)
     shutil.rmtree(work)
     return result
+
+
+@contextmanager
+def _refusals_told(folder: Path) -> Iterator[None]:
+    """Writers of weights hide what the system refused in errors of their own; raise what it was."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        if found := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(found[1]), os.strerror(int(found[1])), str(folder)) from error
+        if "inline_container.cc" in str(error):  # torch checks the length of what it wrote, and knows no more
+            raise OSError(errno.ENOSPC, "a checkpoint was not written whole", str(folder)) from error
+        raise
 
 
 def _model(student: dict[str, Any], start: Path | None, settings: Settings) -> tuple[Any, Chat]:
@@ -145,16 +164,48 @@ def _model(student: dict[str, Any], start: Path | None, settings: Settings) -> t
     dtype = pick_dtype(student["dtype"], device) if settings.lora else "float32"
     model = load_model(str(start) if whole else name, None if whole else revision, dtype, trust)
     chat = load_chat(name, revision, trust)
-    # A checkpoint's own settings may be such that transformers loads them but refuses to save them.
-    model.generation_config = GenerationConfig(
-        bos_token_id=chat.tokenizer.bos_token_id, eos_token_id=chat.stop_ids, pad_token_id=chat.pad_id
-    )
+    model.generation_config = _generation_config(chat)
     if settings.lora:
-        model = _with_adapter(model, start, settings.lora)
+        model = _with_adapter(model, start, settings.lora, revision)
     return model.to(device), chat
 
 
-def _with_adapter(model: Any, start: Path | None, lora: Lora) -> Any:
+def _generation_config(chat: Chat) -> GenerationConfig:
+    """Greedy, and stopping where the student stops.
+
+    A checkpoint's own settings may be such that transformers loads them but refuses to save them.
+    """
+    return GenerationConfig(
+        bos_token_id=chat.tokenizer.bos_token_id, eos_token_id=chat.stop_ids, pad_token_id=chat.pad_id
+    )
+
+
+def merge_adapter(student: Mapping[str, Any], adapter: Path, out: Path) -> str:
+    """Add an adapter into the student's weights and write the whole model with its tokenizer.
+
+    Args:
+        student: model, revision, dtype, trust_remote_code.
+        adapter: The adapter of the last stage, which goes on from those before it.
+        out: Folder to write to.
+
+    Returns:
+        The dtype of the stored weights: the student's own. The sum itself is made in float32.
+    """
+    name, revision, trust = student["model"], student["revision"], student["trust_remote_code"]
+    stored: str = student["dtype"]
+    if stored == "auto":
+        path = find_model(name)
+        config = transformers.AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust)
+        stored = str(config.dtype or torch.float32).removeprefix("torch.")
+    chat = load_chat(name, revision, trust)
+    merged = PeftModel.from_pretrained(load_model(name, revision, "float32", trust), str(adapter)).merge_and_unload()
+    merged.generation_config = _generation_config(chat)
+    merged.to(getattr(torch, stored)).save_pretrained(out)
+    chat.tokenizer.save_pretrained(out)
+    return stored
+
+
+def _with_adapter(model: Any, start: Path | None, lora: Lora, revision: str | None) -> Any:
     if start is not None:
         return PeftModel.from_pretrained(model, str(start), is_trainable=True)
     shape = LoraConfig(
@@ -164,7 +215,7 @@ def _with_adapter(model: Any, start: Path | None, lora: Lora) -> Any:
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, shape)
+    return get_peft_model(model, shape, revision=revision)  # recorded, so that PEFT loads the same student
 
 
 def _trainer(

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from teachwise.errors import DataError
 from teachwise.recipe import Recipe
 from teachwise.records import Example, Score, by_id
-from teachwise.run import Run, Unit, write_json
+from teachwise.run_folder import Run, Unit, write_json
 from teachwise.stats import roc_auc, roc_curve_points
 from teachwise.tasks.table import column, numbers, truths
 
@@ -78,6 +79,8 @@ def validate_table(
     Raises:
         DataError: naming the row of a value that is no number or no truth value.
     """
+    if not rows:
+        raise DataError(f"{source}: no row can be used, see its column `unusable`", "score a table with usable rows")
     values = numbers(rows, score, source)
     wrong = [not right for right in truths(rows, correct, source)]
     groups = auc_by_group(values, wrong, [str(name) for name in column(rows, by, source)]) if by else {}

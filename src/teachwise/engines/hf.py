@@ -11,15 +11,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import transformers
-from safetensors import SafetensorError
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from teachwise.chat import Chat
 from teachwise.engines import length_batches
 from teachwise.errors import StudentError
 from teachwise.ledger import Reply, Request
+from teachwise.run_log import to_log
 
-transformers.utils.logging.set_verbosity_error()
+to_log("transformers", "huggingface_hub")
 transformers.utils.logging.disable_progress_bar()
 # PEFT asks transformers by an old name; the warning is of no use to the user.
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
@@ -203,8 +205,19 @@ def answer_entropy(logits: torch.Tensor) -> torch.Tensor:
 
 
 def pick_device(device: str) -> str:
-    """`auto` resolved: a GPU where there is one."""
+    """`auto` resolved: a GPU where there is one.
+
+    Raises:
+        StudentError: this machine has no such device, or this build of torch cannot use it.
+    """
     if device != "auto":
+        try:
+            torch.zeros(1, device=device)
+        except (RuntimeError, AssertionError, ImportError) as error:
+            raise StudentError(
+                f"student.device {device!r} cannot be used here: {_in_a_line(error)}",
+                "student.device=auto takes a GPU where there is one, and the CPU where not",
+            ) from error
         return device
     if torch.cuda.is_available():
         return "cuda"
@@ -236,6 +249,12 @@ def load_model(model: str, revision: str | None, dtype: str, trust_remote_code: 
             f"model {model!r} cannot be loaded: {str(error).splitlines()[0]}",
             "check the name or folder; a hub model needs the network or a filled cache",
         ) from error
+    except (RuntimeError, StrictDataclassError) as error:  # sizes that do not fit, impossible fields
+        raise StudentError(
+            f"model {model!r} cannot be loaded, its config.json and its weights do not go together: "
+            f"{_in_a_line(error.__cause__ or error)}",
+            "download it again; a folder holds one model, and its config.json is not changed by hand",
+        ) from error
     if missing := sorted(report["missing_keys"]):
         raise StudentError(
             f"model {model!r} lacks {len(missing):,} of its weights, the first {missing[0]}; they would be random",
@@ -245,15 +264,26 @@ def load_model(model: str, revision: str | None, dtype: str, trust_remote_code: 
 
 
 def _with_adapter(model: Any, adapter: str | Path) -> Any:
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
 
     try:
-        return PeftModel.from_pretrained(model, str(adapter))
+        loaded = PeftModel.from_pretrained(model, str(adapter))
+        with safe_open(Path(adapter) / "adapter_model.safetensors", "pt") as file:
+            stored = set(file.keys())
     except (OSError, ValueError, SafetensorError) as error:
         raise StudentError(
             f"adapter {str(adapter)!r} cannot be loaded: {str(error).splitlines()[0]}",
             "the folder needs adapter_config.json and adapter_model.safetensors, made for this student",
         ) from error
+    except RuntimeError as error:  # weights of other shapes
+        raise _misfit(adapter) from error
+    if stored != set(get_peft_model_state_dict(loaded, save_embedding_layers=False)):
+        raise _misfit(adapter)  # more or fewer layers, which PEFT would load without a word
+    return loaded
+
+
+def _misfit(adapter: str | Path) -> StudentError:
+    return StudentError(f"adapter {str(adapter)!r} does not fit this student", "name the student that it was made for")
 
 
 def load_chat(model: str, revision: str | None = None, trust_remote_code: bool = False) -> Chat:
@@ -274,5 +304,20 @@ def load_chat(model: str, revision: str | None = None, trust_remote_code: bool =
 
 
 def find_model(model: str) -> str:
-    """A hub name or folder; `toy` is the student that ships with the package."""
-    return str(Path(__file__).parents[1] / "toy" / "student") if model == "toy" else model
+    """A hub name or folder; `toy` is the student that ships with the package.
+
+    Raises:
+        StudentError: it is written like a folder, and there is none.
+    """
+    if model == "toy":
+        return str(Path(__file__).parents[1] / "toy" / "student")
+    is_path = model.startswith(("/", ".", "~")) or model.count("/") > 1 or Path(model).is_file()
+    if is_path and not Path(model).is_dir():
+        found = "is a file" if Path(model).is_file() else "there is no such folder"
+        hint = "give a folder with config.json and *.safetensors, or a hub name owner/name; `toy` is in the box"
+        raise StudentError(f"model {model!r}: {found}, wanted the folder of a model", hint)
+    return model
+
+
+def _in_a_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

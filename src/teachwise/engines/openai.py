@@ -4,6 +4,7 @@ The SDK's own retries are off: it would send a request again after a time-out wi
 first one was billed. What is retried here, and how often, is written below.
 """
 
+import json
 import os
 import random
 import time
@@ -50,7 +51,7 @@ class OpenAiTeacher:
         **_: object,
     ) -> None:
         check_key(key_env)
-        self.base_url = base_url
+        self.model = model
         self.concurrency = concurrency
         self._key = os.environ[key_env] if key_env else ""
         self._client = openai.OpenAI(
@@ -130,21 +131,28 @@ class OpenAiTeacher:
 
     def _failed(self, error: Exception) -> Reply:
         """A failed reply; some servers repeat the key in their refusal, and the ledger must not hold it."""
-        told = f"{type(error).__name__}: {error}"
-        return _no_reply(told.replace(self._key, "[key]") if self._key else told)
+        if isinstance(error, json.JSONDecodeError | _NoCompletion):
+            sent = self._hidden(error.doc)[:60]
+            return _no_reply(f"the reply is no chat completion, but {sent!r}; does teacher.base_url lead to the API?")
+        return _no_reply(self._hidden(f"{type(error).__name__}: {_said(error)}"))
+
+    def _hidden(self, text: str) -> str:
+        return text.replace(self._key, "[key]") if self._key else text
 
     def _unreachable(self, error: Exception) -> TeacherError:
         return TeacherError(
-            f"teach: the teacher at {self.base_url} does not answer ({error})",
+            f"teach: the teacher at {self._client.base_url} does not answer ({_said(error)})",
             "start the server, or correct teacher.base_url; what was paid for is kept",
         )
 
     def _refused(self, error: openai.APIStatusError) -> TeacherError:
         why = ", ".join(str(part) for part in (error.status_code, error.code) if part)
-        return TeacherError(
-            f"teach: the teacher at {self.base_url} refuses ({why})",
-            "check teacher.model, teacher.base_url and the key in teacher.key_env",
-        )
+        hint = "check the key that teacher.key_env names, and whether it may use teacher.model at teacher.base_url"
+        if isinstance(error, openai.NotFoundError):
+            hint = f"check teacher.model, {self.model!r}, and teacher.base_url, which mostly ends in /v1"
+        if isinstance(error, openai.RateLimitError):
+            hint = "the account has nothing left: fill it up and run again; what was paid for is kept"
+        return TeacherError(f"teach: the teacher at {self._client.base_url} refuses ({why})", hint)
 
 
 def _is_here(base_url: str | None) -> bool:
@@ -157,6 +165,22 @@ def _outcome(future: "Future[Reply]") -> tuple[Reply, TeacherError | None]:
         return future.result(), None
     except TeacherError as error:
         return _no_reply(f"TeacherError: {error.found}"), error
+
+
+class _NoCompletion(ValueError):
+    """A reply that can be read, but is something else, such as the page of a web site."""
+
+    def __init__(self, sent: object) -> None:
+        super().__init__("the reply has no choices")
+        self.doc = sent if isinstance(sent, str) else "no choices"
+
+
+def _said(error: Exception) -> str:
+    """What a user can read out of a failure; of a broken connection the reason that lies deepest."""
+    cause: BaseException = error
+    while isinstance(error, openai.APIConnectionError) and cause.__cause__:
+        cause = cause.__cause__
+    return str(cause) or type(cause).__name__
 
 
 def _was_sent(error: Exception) -> bool:
@@ -172,7 +196,7 @@ def _reply(completion: Any, request: Request) -> Reply:
     Where the server says nothing of usage, the cost is taken to be all that was reserved.
     """
     if not isinstance(completion, ChatCompletion) or not completion.choices:
-        raise ValueError("the reply has no choices")
+        raise _NoCompletion(completion)
     choice, usage = completion.choices[0], completion.usage
     text = getattr(choice.message, "content", choice)
     if not isinstance(text, str | None):

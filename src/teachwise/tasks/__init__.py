@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Literal, Protocol
 
 from teachwise.records import Example, Message, Split, Unusable
-from teachwise.run import content_hash
+from teachwise.run_folder import content_hash
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ TASKS = {
     "multiple_choice": "teachwise.tasks.multiple_choice:MultipleChoice",
     "mmlu_pro": "teachwise.tasks.mmlu_pro:MmluPro",
     "toy": "teachwise.tasks.toy:Toy",
+    "toy_open": "teachwise.tasks.toy:open_toy",
 }
 
 

@@ -4,6 +4,7 @@ Where the recipe does not name a column, it is found by the usual names, whateve
 each be it, nothing is guessed: the user is shown both, and the line to write. A column is switched off by naming it "".
 """
 
+import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -26,13 +27,14 @@ Columns = dict[str, str | list[str]]
 """What a column is for: its name, or one name per option."""
 
 
-def find_columns(names: Sequence[str], given: Mapping[str, Any], source: str) -> Columns:
+def find_columns(names: Sequence[str], given: Mapping[str, Any], source: str, is_answer_needed: bool = True) -> Columns:
     """Say which column holds what.
 
     Args:
         names: Every column of the table.
         given: What the recipe names; None is "find it", "" is "there is none".
         source: What messages call the table.
+        is_answer_needed: False leaves the answer out where no column, or more than one, could be it.
 
     Raises:
         DataError: question, options or answer is not found, or two columns could each be it.
@@ -41,13 +43,14 @@ def find_columns(names: Sequence[str], given: Mapping[str, Any], source: str) ->
     for role in NAMES:
         if given.get(role) is None:
             candidates = _candidates(role, names)
-            if len(candidates) > 1:
+            if len(candidates) > 1 and (is_answer_needed or role != "answer"):
                 raise _ambiguous(role, candidates, source)
-            if candidates:
+            if len(candidates) == 1:
                 found[role] = candidates[0]
     for role in ("question", "options", "answer"):
-        if role not in found:
-            hint = f"write in the recipe:  data: {{columns: {{{role}: NAME}}}}"
+        if role not in found and (is_answer_needed or role != "answer"):
+            close = difflib.get_close_matches(role, names, n=1) or ["NAME"]
+            hint = f"write in the recipe:  data: {{columns: {{{role}: {close[0]}}}}}; or rename the column"
             raise DataError(f"{source}: no column for the {role} among: {', '.join(names)}", hint)
     return found
 

@@ -40,6 +40,10 @@ SPLITS: dict[str, Split] = {
 }
 
 
+NO_ANSWER = "the answer is missing"
+"""The fault of a row that lacks nothing else; whoever wants answers only asks for the rest."""
+
+
 @dataclass(frozen=True)
 class Item:
     """A row of the table as far as it could be read.
@@ -59,7 +63,7 @@ class Item:
     fault: str
 
 
-def _as_text(cell: Any) -> str:
+def as_text(cell: Any) -> str:
     """A cell as text; "" for none. Whole floats lose their ".0": a column of indexes with gaps is read as floats."""
     if cell is None or cell != cell:
         return ""
@@ -85,7 +89,7 @@ def read_options(cell: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
         content, labels = _unpack(content)
     if not isinstance(content, list | tuple):
         raise ValueError(f"the options are no list: {str(cell)[:60]!r}")
-    return tuple(map(_as_text, content)), tuple(map(_as_text, labels))
+    return tuple(map(as_text, content)), tuple(map(as_text, labels))
 
 
 def _unpack(content: Mapping[Any, Any]) -> tuple[Any, Sequence[Any]]:
@@ -93,7 +97,7 @@ def _unpack(content: Mapping[Any, Any]) -> tuple[Any, Sequence[Any]]:
     if "text" in content:
         return content["text"], content.get("label") or ()
     labels = list(content)
-    while labels and not _as_text(content[labels[-1]]):
+    while labels and not as_text(content[labels[-1]]):
         labels.pop()
     return [content[label] for label in labels], labels
 
@@ -101,26 +105,28 @@ def _unpack(content: Mapping[Any, Any]) -> tuple[Any, Sequence[Any]]:
 def _literal(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         pass
     try:
         return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
         return text
 
 
 def _options_of(row: Cells, names: str | list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if isinstance(names, str):
         return read_options(row.get(names))
-    texts = [_as_text(row.get(name)) for name in names]
+    texts = [as_text(row.get(name)) for name in names]
     while texts and not texts[-1]:
         texts.pop()
     return tuple(texts), ()
 
 
 def read_item(row: Cells, columns: Columns) -> Item:
-    """One row of the table, with the first fault found in it."""
-    question, answer = (_as_text(row.get(str(columns[role]))) for role in ("question", "answer"))
+    """One row of the table, with the first fault found in it; a missing answer is found last."""
+    question, answer = (
+        as_text(row.get(str(columns[role]))) if role in columns else "" for role in ("question", "answer")
+    )
     try:
         options, labels = _options_of(row, columns["options"])
     except ValueError as error:
@@ -135,7 +141,7 @@ def _fault(question: str, options: tuple[str, ...], answer: str) -> str:
         return f"the number of options is {len(options)}, wanted 2 to {len(LETTERS)}"
     if "" in options:
         return f"option {LETTERS[options.index('')]} is empty"
-    return "" if answer else "the answer is missing"
+    return "" if answer else NO_ANSWER
 
 
 def _letter(item: Item) -> int | None:
@@ -311,7 +317,7 @@ class MultipleChoice:
         )
 
     def _cell(self, number: int, role: str) -> str:
-        return _as_text(self._table[number].get(str(self.columns[role]))) if role in self.columns else ""
+        return as_text(self._table[number].get(str(self.columns[role]))) if role in self.columns else ""
 
     def _level(self, cell: str, number: int) -> int | None:
         if cell and not re.fullmatch(r"-?[0-9]+", cell):

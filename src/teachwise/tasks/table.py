@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from teachwise.errors import DataError
-from teachwise.run import atomic
+from teachwise.run_folder import atomic
+from teachwise.text_file import read_text
 
 Cells = dict[str, Any]
 """One row: column name to cell."""
@@ -104,38 +105,37 @@ def _kinds() -> str:
 
 
 def _read_parquet(path: Path) -> list[Cells]:
-    try:
-        # A file object: given a path, pyarrow may read folder names such as `seed=0` as columns.
-        with path.open("rb") as file:
+    # A file object: given a path, pyarrow may read folder names such as `seed=0` as columns.
+    with path.open("rb") as file:
+        try:
             rows: list[Cells] = pq.read_table(file).to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        first_line = str(error).partition("\n")[0]
-        raise DataError(f"{path}: not a readable Parquet file: {first_line}", "write the file again") from error
+        except (pa.ArrowException, OSError) as error:
+            first_line = str(error).partition("\n")[0]
+            raise DataError(
+                f"{path}: not a readable Parquet file: {first_line}", "it may be cut off: write or copy it again"
+            ) from error
     return rows
 
 
 def _read_jsonl(path: Path) -> list[Cells]:
     # Not splitlines(): JSON strings may hold other line separators, such as U+2028, as they are.
-    lines = enumerate(_text_of(path).split("\n"), start=1)
-    return [_json_object(line, f"{path}:{number}") for number, line in lines if line.strip()]
+    lines = enumerate(read_text(path).split("\n"), start=1)
+    hint = "every line is one JSON object; a list of objects is a .json file"
+    return [_as_object(_json(line, path, n, hint), f"{path}:{n}") for n, line in lines if line.strip()]
 
 
-def _json_object(line: str, place: str) -> Cells:
+def _json(text: str, path: Path, first_line: int, hint: str) -> Any:
     try:
-        row = json.loads(line)
+        return json.loads(text)
     except json.JSONDecodeError as error:
-        raise DataError(
-            f"{place}: broken JSON: {error.msg}, column {error.colno}", "every line is one JSON object"
-        ) from error
-    return _as_object(row, place)
+        place = f"{path}:{first_line + error.lineno - 1}"
+        raise DataError(f"{place}: broken JSON: {error.msg}, column {error.colno}", hint) from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; lists in lists without end
+        raise DataError(f"{path}:{first_line}: JSON that cannot be read: {error}", hint) from error
 
 
 def _read_json(path: Path) -> list[Cells]:
-    try:
-        content = json.loads(_text_of(path))
-    except json.JSONDecodeError as error:
-        hint = "wanted a list of objects; one object per line is a .jsonl file"
-        raise DataError(f"{path}:{error.lineno}: broken JSON: {error.msg}", hint) from error
+    content = _json(read_text(path), path, 1, "wanted a list of objects; one object per line is a .jsonl file")
     if not isinstance(content, list):
         raise DataError(
             f"{path}: holds {_json_kind(content)}, wanted a list of objects",
@@ -165,11 +165,11 @@ def _read_tsv(path: Path) -> list[Cells]:
 
 
 def _read_delimited(path: Path, delimiter: str) -> list[Cells]:
-    reader = csv.reader(io.StringIO(_text_of(path), newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
     rows: list[Cells] = []
     try:
         header = next(reader, [])
-        _check_header(header, path)
+        _check_header(header, delimiter, path)
         for cells in reader:
             if cells:
                 _check_width(cells, header, f"{path}:{reader.line_num}")
@@ -180,7 +180,13 @@ def _read_delimited(path: Path, delimiter: str) -> list[Cells]:
     return rows
 
 
-def _check_header(header: list[str], path: Path) -> None:
+def _check_header(header: list[str], delimiter: str, path: Path) -> None:
+    others = [mark for mark in ",;\t|" if mark != delimiter and len(header) == 1 and mark in header[0]]
+    if others:
+        raise DataError(
+            f"{path}:1: one column, {header[0]!r}, wanted several with {delimiter!r} between them",
+            f"the separator seems to be {others[0]!r}: .csv files have ',' and .tsv files tabs; convert or rename it",
+        )
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         raise DataError(f"{path}:1: columns named twice: {', '.join(twice)}", "give every column its own name")
@@ -192,15 +198,6 @@ def _check_width(cells: list[str], header: list[str], place: str) -> None:
             f"{place}: {len(cells)} cells, wanted {len(header)} as in the header",
             "put quotes around cells that hold the separator or a line break",
         )
-
-
-def _text_of(path: Path) -> str:
-    content = path.read_bytes()
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}:{line}: not UTF-8", "save the file as UTF-8, for instance with iconv") from error
 
 
 _READERS: dict[str, Callable[[Path], list[Cells]]] = {
@@ -265,25 +262,39 @@ def _truth(cell: Any, place: str) -> bool:
 _TRUE, _FALSE = {"true", "yes", "1", "1.0"}, {"false", "no", "0", "0.0"}
 
 
+def check_writable(path: Path) -> None:
+    """Make sure that a table can be written as this kind of file, before hours of work.
+
+    Raises:
+        DataError: an unknown suffix, or a folder of that name.
+    """
+    if path.suffix.lower() not in _WRITTEN:
+        raise DataError(f"{path}: unknown kind {path.suffix!r} to write", f"use {', '.join(_WRITTEN)}")
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder, wanted a file to write", "choose another name")
+
+
 def write_table(path: Path, rows: Sequence[Cells]) -> None:
     """Write rows as Parquet, JSON Lines, CSV or TSV by the suffix, all or nothing.
 
     Raises:
         DataError: an unknown suffix, or columns that Parquet cannot hold.
     """
-    names = column_names(rows)
+    check_writable(path)
+    names, suffix = column_names(rows), path.suffix.lower()
     with atomic(path) as part:
-        if path.suffix == ".parquet":
+        if suffix == ".parquet":
             pq.write_table(_arrow_table(rows, names, path), part)
-        elif path.suffix == ".jsonl":
+        elif suffix == ".jsonl":
             part.write_text("".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows), "utf-8")
-        elif path.suffix in (".csv", ".tsv"):
+        else:
             with part.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, names, delimiter="," if path.suffix == ".csv" else "\t")
+                writer = csv.DictWriter(file, names, delimiter="," if suffix == ".csv" else "\t")
                 writer.writeheader()
                 writer.writerows(rows)
-        else:
-            raise DataError(f"{path}: unknown kind {path.suffix!r} to write", "use .parquet, .jsonl, .csv or .tsv")
+
+
+_WRITTEN = (".parquet", ".jsonl", ".csv", ".tsv")
 
 
 def _arrow_table(rows: Sequence[Cells], names: Sequence[str], path: Path) -> pa.Table:

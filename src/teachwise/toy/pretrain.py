@@ -12,7 +12,6 @@ Same seed, settings and number of threads: same weights.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import platform
 import random
@@ -26,18 +25,19 @@ from typing import Any
 import torch
 import transformers
 from torch.nn import functional
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from .benchmark import N_OPTIONS, ToyQuestion, draw
 from .exam import evaluate, summarise
-from .sheets import Sheet, exam_sheet, lookup_sheet, value_sheet
-from .tokenizer import BOS, EOS, MAX_TOKENS, PAD, build_tokenizer, token_ids
+from .saving import save_student
+from .sheets import Sheet, exam_sheet, facts_sheet, lookup_sheet, value_sheet
+from .tokenizer import BOS, EOS, MAX_TOKENS, PAD, token_ids
 
-HIDDEN, LAYERS, HEADS, HEAD_WIDTH, INNER = 64, 5, 8, 16, 192
+HEAD_WIDTH, LAYERS = 16, 5
 ROPE_THETA = 100.0
 INIT_SCALE = 1.2
 AUX_LAYER, AUX_WEIGHT = 2, 0.5
-BETAS, WEIGHT_DECAY, CLIP = (0.9, 0.95), 0.05, 1.0
+BETAS, MOMENTUM, WEIGHT_DECAY, CLIP = (0.9, 0.95), 0.95, 0.05, 1.0
 WARMUP_STEPS = 100
 IGNORED = -100
 BATCHES_PER_POOL = 8
@@ -68,44 +68,56 @@ class Phase:
     mix: dict[str, float]
     direct_steps: tuple[float, ...] = (0.70, 0.10, 0.08, 0.06, 0.06)
     think_steps: tuple[float, ...] = (0.6, 0.4)
-    think_groups: tuple[float, ...] = (1.3, 1.0, 1.0, 0.6)
+    think_groups: tuple[float, ...] = (1.3, 1.0, 1.0, 1.0, 0.5, 0.7)
 
 
 PHASES = (
-    Phase("A1", 1100, 32, 1.0e-3, 0.0, {"lookup": 1.0}),
-    Phase("A2", 3000, 16, 1.5e-3, 0.0, {"value": 0.22, "lookup": 0.05, "direct": 0.53, "think": 0.20}),
+    Phase("A1", 1200, 32, 3e-3, 0.0, {"lookup": 1.0}),
+    Phase("A2", 3500, 16, 4e-3, 0.0, {"facts": 0.25, "value": 0.08, "lookup": 0.05, "direct": 0.42, "think": 0.20}),
     Phase(
         "B",
-        1000,
+        1200,
         16,
-        1.5e-3,
+        4e-3,
         0.4,
-        {"value": 0.05, "lookup": 0.03, "direct": 0.37, "think": 0.55},
+        {"facts": 0.12, "value": 0.04, "lookup": 0.03, "direct": 0.33, "think": 0.48},
         think_steps=(0.5, 0.5),
-        think_groups=(1.6, 1.0, 1.0, 0.5),
+        think_groups=(1.6, 1.0, 1.0, 1.0, 0.5, 0.7),
     ),
 )
-DRILL_OPTIONS = ((0.18, (2, 2)), (0.45, (2, 3)), (0.73, (2, N_OPTIONS)), (1.0, (N_OPTIONS, N_OPTIONS)))
+DRILL_OPTIONS = ((0.17, (2, 2)), (0.42, (2, 3)), (0.62, (2, 5)), (0.80, (3, 8)), (1.0, N_OPTIONS))
 """The drill's curriculum: up to which share of phase A1 a sheet has how many options."""
-GROUP_SHARES = (1.3, 1.0, 1.0, 1.0)
+GROUP_SHARES = (1.5, 1.0, 1.0, 1.0, 1.2, 0.6)
 
 
-def build_model(seed: int) -> LlamaForCausalLM:
-    """Return the untrained student: 5 layers of width 64 with 8 heads, about 360 thousand parameters."""
+@dataclass(frozen=True)
+class Size:
+    """Widths of a model: of its states, of all heads together (16 each), and inside its feed-forward blocks."""
+
+    hidden: int
+    heads: int
+    inner: int
+
+
+SIZES = {"half": Size(48, 6, 128), "student": Size(64, 8, 192), "double": Size(96, 12, 224)}
+
+
+def build_model(seed: int, size: Size) -> LlamaForCausalLM:
+    """Return an untrained model of 5 layers."""
     torch.manual_seed(seed)
     ids = token_ids()
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(ids),
-            hidden_size=HIDDEN,
+            hidden_size=size.hidden,
             num_hidden_layers=LAYERS,
-            num_attention_heads=HEADS,
-            num_key_value_heads=HEADS,
+            num_attention_heads=size.heads,
+            num_key_value_heads=size.heads,
             head_dim=HEAD_WIDTH,
-            intermediate_size=INNER,
+            intermediate_size=size.inner,
             max_position_embeddings=MAX_TOKENS,
             tie_word_embeddings=True,
-            initializer_range=INIT_SCALE / math.sqrt(HIDDEN),
+            initializer_range=INIT_SCALE / math.sqrt(size.hidden),
             rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
             pad_token_id=ids[PAD],
             bos_token_id=ids[BOS],
@@ -122,13 +134,15 @@ def draw_sheet(rng: random.Random, phase: Phase, done: float) -> Sheet:
     kind = rng.choices(list(phase.mix), list(phase.mix.values()))[0]
     if kind == "lookup":
         drill = len(phase.mix) == 1
-        n_options = next(k for upto, k in DRILL_OPTIONS if done < upto) if drill else (N_OPTIONS, N_OPTIONS)
+        n_options = next(k for upto, k in DRILL_OPTIONS if done < upto) if drill else N_OPTIONS
         return lookup_sheet(rng, n_options, GROUP_SHARES)
+    if kind == "facts":
+        return facts_sheet(rng, n=12)
     if kind == "value":
         return value_sheet(rng, (0.9, 0.1), GROUP_SHARES, n=6)
     if kind == "direct":
-        return exam_sheet(rng, kind, phase.direct_steps, GROUP_SHARES, n=rng.choice([1, 6, 6, 6]))
-    return exam_sheet(rng, kind, phase.think_steps, phase.think_groups, n=rng.choice([1, 3, 3]))
+        return exam_sheet(rng, kind, phase.direct_steps, GROUP_SHARES, n=rng.choice([1, 10, 10, 10]))
+    return exam_sheet(rng, kind, phase.think_steps, phase.think_groups, n=rng.choice([1, 4, 4]))
 
 
 def draw_batches(rng: random.Random, phase: Phase) -> Iterator[list[Sheet]]:
@@ -183,14 +197,20 @@ def compute_losses(model: LlamaForCausalLM, batch: Batch) -> tuple[torch.Tensor,
     return loss + AUX_WEIGHT * aux, each.detach(), aux.detach()
 
 
-def build_optimizer(model: LlamaForCausalLM) -> torch.optim.AdamW:
-    """Return AdamW with weight decay on the matrices only, not on embeddings and norms."""
-    decayed: list[torch.nn.Parameter] = []
-    plain: list[torch.nn.Parameter] = []
+def build_optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
+    """Return Muon for the matrices inside the layers, and AdamW without decay for embeddings and norms.
+
+    With AdamW alone the same student needs about three times the steps. Muon's updates are scaled to the size of
+    AdamW's, so that one learning rate serves both.
+    """
+    matrices: list[torch.nn.Parameter] = []
+    others: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        (decayed if parameter.dim() > 1 and "embed" not in name else plain).append(parameter)
-    groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=0.0, betas=BETAS)
+        (matrices if parameter.dim() == 2 and "embed" not in name else others).append(parameter)
+    muon = torch.optim.Muon(
+        matrices, lr=0.0, weight_decay=WEIGHT_DECAY, momentum=MOMENTUM, ns_steps=4, adjust_lr_fn="match_rms_adamw"
+    )
+    return [muon, torch.optim.AdamW(others, lr=0.0, betas=BETAS, weight_decay=0.0)]
 
 
 def learning_rate(phase: Phase, step: int) -> float:
@@ -228,16 +248,17 @@ class Meter:
 def train_phase(model: LlamaForCausalLM, phase: Phase, seed: int, dev: Sequence[ToyQuestion], started: float) -> None:
     """Run one phase in place, printing losses and, now and then, dev accuracy."""
     rng, ids, meter = random.Random(f"{seed} {phase.name}"), token_ids(), Meter()
-    optimizer = build_optimizer(model)
+    optimizers = build_optimizers(model)
     model.train()
     for step, sheets in enumerate(draw_batches(rng, phase)):
-        for group in optimizer.param_groups:
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = learning_rate(phase, step)
         loss, each, aux = compute_losses(model, encode_batch(sheets, ids))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         if step % 4 == 0:
             meter.add_batch(sheets, each)
             meter.add("aux", aux)
@@ -248,56 +269,19 @@ def train_phase(model: LlamaForCausalLM, phase: Phase, seed: int, dev: Sequence[
             model.train()
 
 
-# ---------------------------------------------------------------------------------------------- saving
-
-MODEL_CARD = """---
-license: apache-2.0
-library_name: transformers
-pipeline_tag: text-generation
-tags: [teachwise, toy]
----
-
-# Teachwise toy student
-
-A Llama of {parameters:,} parameters, pre-trained from nothing in {cpu_seconds:.0f} seconds of CPU time.
-It answers the multiple-choice questions of `teachwise.toy.benchmark`, five shuffled options each, and nothing else.
-It exists so that the whole of Teachwise can be run, tested and shown offline in minutes.
-
-    python -m teachwise.toy.pretrain --out student --seed {seed}
-
-- A user message ending in `answer` asks for a letter, one ending in `think` for a worked chain ending in `[[ B ]]`.
-- One word is one token. System messages are left out by the chat template.
-- Dev questions ({dev[n]}): {dev[direct]:.1%} right directly, {dev[cot]:.1%} by chain of thought; the entropy of the
-  direct answer finds its errors with an AUC of {dev[auc]}. Chance is 20%. Chains of one or two steps were practised;
-  chains of three and more were not, so that a teacher's rationales have something to teach.
-- Dev and test questions never occur in pre-training. Settings were chosen on dev. All figures: `pretrain.json`.
-
-No use beyond demonstration and tests is intended.
-"""
-
-
-def save_student(model: LlamaForCausalLM, out: Path, record: dict[str, Any]) -> None:
-    """Write the model, its tokenizer, its card and the record of its pre-training to a folder."""
-    ids = token_ids()
-    model.generation_config = GenerationConfig(
-        bos_token_id=ids[BOS], eos_token_id=ids[EOS], pad_token_id=ids[PAD], do_sample=False
-    )
-    model.save_pretrained(out)
-    build_tokenizer().save_pretrained(out)
-    (out / "pretrain.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    (out / "README.md").write_text(MODEL_CARD.format(**record), encoding="utf-8")
-
-
 def scale_phases(scale: float) -> list[Phase]:
     """Return the phases with their numbers of steps scaled, at least one each."""
     return [replace(phase, steps=max(1, round(phase.steps * scale))) for phase in PHASES]
 
 
-def pretrain(out: Path, seed: int = 0, steps_scale: float = 1.0, n_dev: int = 800, threads: int = 1) -> dict[str, Any]:
-    """Pre-train a student and save it.
+def pretrain(
+    out: Path, size: str = "student", seed: int = 0, steps_scale: float = 1.0, n_dev: int = 1000, threads: int = 1
+) -> dict[str, Any]:
+    """Pre-train a model and save it.
 
     Args:
         out: Folder to write to; made if missing.
+        size: One of `SIZES`; ``student`` is the shipped one.
         seed: Seeds the weights and the sheets.
         steps_scale: Share of the full number of steps; a smoke run takes 0.002.
         n_dev: Dev questions for the last measurement; the ones on the way use at most 400 of them.
@@ -308,11 +292,12 @@ def pretrain(out: Path, seed: int = 0, steps_scale: float = 1.0, n_dev: int = 80
     """
     torch.set_num_threads(threads)
     started, started_cpu = time.perf_counter(), time.process_time()
-    dev, model = draw("dev", n_dev, seed=0), build_model(seed)
+    dev, model = draw("dev", n_dev, seed=0), build_model(seed, SIZES[size])
     phases = scale_phases(steps_scale)
     for phase in phases:
         train_phase(model, phase, seed, dev[:400], started)
     record = {
+        "size": size,
         "seed": seed,
         "threads": threads,
         "steps_scale": steps_scale,
@@ -320,8 +305,15 @@ def pretrain(out: Path, seed: int = 0, steps_scale: float = 1.0, n_dev: int = 80
         "seconds": round(time.perf_counter() - started, 1),
         "cpu_seconds": round(time.process_time() - started_cpu, 1),
         "dev": evaluate(model, dev),
+        "dev_open": evaluate(model, draw("dev", min(n_dev, 400), seed=0, kind="open")),
         "phases": [asdict(phase) for phase in phases],
-        "optimizer": {"betas": BETAS, "weight_decay": WEIGHT_DECAY, "clip": CLIP, "warmup_steps": WARMUP_STEPS},
+        "optimizer": {
+            "momentum": MOMENTUM,
+            "betas": BETAS,
+            "weight_decay": WEIGHT_DECAY,
+            "clip": CLIP,
+            "warmup_steps": WARMUP_STEPS,
+        },
         "auxiliary_loss": {"layer": AUX_LAYER, "weight": AUX_WEIGHT},
         "versions": {
             "python": platform.python_version(),
@@ -337,12 +329,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(prog="python -m teachwise.toy.pretrain", description="Pre-train the toy student.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write the student to")
+    parser.add_argument("--size", choices=SIZES, default="student", help="default: student, the shipped one")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and data (default 0)")
     parser.add_argument("--steps-scale", type=float, default=1.0, help="share of the steps to run (default 1.0)")
-    parser.add_argument("--n-dev", type=int, default=800, help="dev questions to measure on (default 800)")
+    parser.add_argument("--n-dev", type=int, default=1000, help="dev questions to measure on (default 1000)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
     chosen = parser.parse_args(arguments)
-    record = pretrain(chosen.out, chosen.seed, chosen.steps_scale, chosen.n_dev, chosen.threads)
+    record = pretrain(chosen.out, chosen.size, chosen.seed, chosen.steps_scale, chosen.n_dev, chosen.threads)
     print(f"saved {chosen.out} after {record['seconds']:.0f}s, dev {summarise(record['dev'])}")
 
 

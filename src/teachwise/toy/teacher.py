@@ -1,36 +1,69 @@
-"""The toy teacher: it works out a toy question from its text, is wrong at a known rate, and speaks the OpenAI protocol.
-
-`reply` is a pure function. `serve` puts it behind an HTTP server on the loopback interface, so that the whole path to a
-paid teacher can be walked offline: requests, token counts, cut answers, malformed requests, wrong rationales.
-"""
+"""The toy teacher: it works out a toy question from its text, and fails at known rates."""
 
 from __future__ import annotations
 
-import json
 import re
-import socketserver
-import sys
-import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass, field
 from typing import Any
 
-from .benchmark import LETTERS, Worked, count_steps, digest, read_message, value_pool, work, write_solution
+from teachwise.errors import DataError
 
-MODEL_NAME = "toy-teacher"
-LOOPBACK = "127.0.0.1"
-MAX_BODY_BYTES = 1 << 20
+from .benchmark import read_message
+from .working import Worked, count_steps, value_pool, work, write_solution
+from .world import LETTERS, digest
 
-DEFAULT_ERROR_RATES: Mapping[int, float] = {1: 0.02, 2: 0.06, 3: 0.12, 4: 0.18, 5: 0.24}
-"""Share of wrong answers per number of steps; about 5% of a drawn question set."""
-HARD_ERROR_RATES: Mapping[int, float] = {1: 0.05, 2: 0.12, 3: 0.25, 4: 0.35, 5: 0.45}
-"""A teacher that fails where students do: a quarter to a half of long chains, about 11% of a drawn question set."""
+LOOPS = 100
+"""How often a looping teacher says a sentence again, where nobody stops it."""
 
-_MESSAGE = re.compile(r"\boptions\s+A\s.*?\s(?:answer|think)(?!\S)", re.DOTALL)
+
+@dataclass(frozen=True)
+class Habits:
+    """How often a teacher fails, and in which way.
+
+    Attributes:
+        wrong: Share of wrong answers per number of steps. A wrong reply has one wrong step, carries it on, and ends in
+            a wrong answer.
+        loops: Share of worked replies that repeat their last sentence instead of concluding.
+        breaks: Share of worked replies that break off half-way, as if a limit had been reached.
+    """
+
+    wrong: Mapping[int, float] = field(default_factory=dict)
+    loops: float = 0.0
+    breaks: float = 0.0
+
+
+FLAWLESS = Habits()
+USUAL = Habits({1: 0.01, 2: 0.03, 3: 0.07, 4: 0.09, 5: 0.12}, loops=0.01, breaks=0.01)
+"""Wrong on about 5% of a drawn question set."""
+WEAK = Habits({1: 0.10, 2: 0.20, 3: 0.30, 4: 0.40, 5: 0.50}, loops=0.03, breaks=0.03)
+"""A teacher that fails where students do, at rates like those of a real one: wrong on 20% to 50% beyond one step."""
+HABITS = {"flawless": FLAWLESS, "usual": USUAL, "weak": WEAK}
+
+
+def habits_named(name: str) -> Habits:
+    """Return the habits of that name.
+
+    Raises:
+        DataError: If there are none.
+    """
+    if name not in HABITS:
+        raise DataError(f"no teacher has habits called {name!r}", f"choose one of {', '.join(HABITS)}")
+    return HABITS[name]
+
+
+_MESSAGE = re.compile(r"(?:\boptions\s+A\s.*?\s|\bquestion\s+sum\s.*?\s)is\s+(?:answer|think)(?!\S)", re.DOTALL)
 
 
 # --------------------------------------------------------------------------------------------- replying
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the teacher says, and whether it came to an end by itself."""
+
+    text: str
+    is_whole: bool = True
 
 
 def _slips(question: str, right: str) -> tuple[str, ...]:
@@ -52,17 +85,21 @@ def _results(question: str) -> list[str]:
     return results
 
 
-def _work_with_slip(question: str, place: int, slip: str) -> Worked:
-    return work(question, lambda index, right: slip if index == place else right)
+def _work_with_slip(question: str, place: int, slip: str) -> Worked | None:
+    """Return the chain with one wrong step, carried on; None where a sum then leaves its range."""
+    try:
+        return work(question, lambda index, right: slip if index == place else right)
+    except ValueError:
+        return None
 
 
 def _wrong_chains(question: str, options: Sequence[str]) -> Iterator[Worked]:
-    """Yield every chain with one wrong step, carried on, that ends in a wrong option."""
+    """Yield every chain with one wrong step, carried on, that ends in a wrong answer."""
     right = work(question)
     for place, result in enumerate(_results(question)):
         for slip in _slips(question, result):
             worked = _work_with_slip(question, place, slip)
-            if worked.value != right.value and worked.value in options:
+            if worked and worked.value != right.value and (not options or worked.value in options):
                 yield worked
 
 
@@ -72,11 +109,11 @@ def _mistaken(question: str, options: tuple[str, ...], chance: int) -> Worked:
     if chains:
         return chains[chance % len(chains)]
     right = work(question)
-    others = [option for option in options if option != right.value]
+    others = [option for option in options or value_pool(question) if option != right.value]
     return Worked(right.sentences, others[chance % len(others)])
 
 
-def _text_of(content: object) -> str:
+def text_of(content: object) -> str:
     """Return a message's content as text; it may come as a list of parts."""
     if isinstance(content, str):
         return content
@@ -87,269 +124,54 @@ def _text_of(content: object) -> str:
 
 def _find_question(messages: Sequence[Mapping[str, Any]]) -> tuple[str, tuple[str, ...], str]:
     """Read the toy message out of the last user message; other words may stand around it."""
-    texts = [_text_of(message["content"]) for message in messages if message["role"] == "user"]
+    texts = [text_of(message["content"]) for message in messages if message["role"] == "user"]
     found = _MESSAGE.findall(texts[-1]) if texts else []
     if not found:
-        raise ValueError("the last user message holds no toy question (options A .. question .. answer|think)")
+        raise ValueError("the last user message holds no toy question (options A .. question .. is answer|think)")
     return read_message(found[-1])
 
 
-def reply(
-    messages: Sequence[Mapping[str, Any]], *, seed: int = 0, error_rates: Mapping[int, float] = DEFAULT_ERROR_RATES
-) -> str:
+def reply(messages: Sequence[Mapping[str, Any]], *, seed: int = 0, habits: Habits = USUAL) -> Reply:
     """Answer the last user message of a conversation.
 
     Args:
         messages: Chat messages with ``role`` and ``content``.
-        seed: Another seed errs on other questions.
-        error_rates: Share of wrong answers per number of steps. A wrong reply has one wrong step, carries it on, and
-            ends in a wrong option.
+        seed: Another seed fails on other questions.
+        habits: How the teacher fails.
 
     Returns:
-        The worked solution for a message ending in ``think``, the bare letter for one ending in ``answer``. The same
+        The worked solution for a message ending in ``think``, the bare answer for one ending in ``answer``. The same
         question, options and seed always give the same reply.
 
     Raises:
         ValueError: If there is no toy question in the message.
 
-    >>> message = {"role": "user", "content": "options A 8 B 6 C 2 D 7 E 9 question calc 6 - 1 - 9 think"}
-    >>> reply([message], error_rates={})
-    '6 - 1 = 5 . 5 - 9 = 6 . so 6 B [[ B ]]'
+    >>> message = {"role": "user", "content": "options A 8 B 6 C 2 D 7 E 9 question calc 6 - 1 - 9 is think"}
+    >>> reply([message], habits=FLAWLESS).text
+    '6 - 1 is 5 . 5 - 9 is 6 . so 6 B [[ B ]]'
     """
     question, options, mode = _find_question(messages)
     worked = work(question)
-    if worked.value not in options:
+    if options and worked.value not in options:
         raise ValueError(f"the answer {worked.value} is not among the options {' '.join(options)}")
     key = f"{seed} {question} {' '.join(options)}"
-    if digest(f"errs {key}") / 2**64 < error_rates.get(count_steps(question), 0.0):
+    if _share(f"errs {key}") < habits.wrong.get(count_steps(question), 0.0):
         worked = _mistaken(question, options, digest(f"slip {key}"))
-    return write_solution(worked, options) if mode == "cot" else LETTERS[options.index(worked.value)]
+    if mode == "direct":
+        return Reply(LETTERS[options.index(worked.value)] if options else worked.value)
+    return _spoilt(worked, _share(f"stumbles {key}"), habits) or Reply(write_solution(worked, options))
 
 
-# ---------------------------------------------------------------------------------------------- serving
+def _share(text: str) -> float:
+    """Return a number from 0 to 1 that depends on the text alone."""
+    return digest(text) / 2**64
 
 
-class BadRequest(ValueError):
-    """A request that the server refuses; `param` names the field at fault."""
-
-    def __init__(self, message: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.param = param
-
-
-def _require(condition: bool, message: str, param: str) -> None:
-    if not condition:
-        raise BadRequest(message, param)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _check_request(body: object) -> dict[str, Any]:
-    """Return the request if it is well formed.
-
-    Raises:
-        BadRequest: If it is not.
-    """
-    if not isinstance(body, dict):
-        raise BadRequest("the body must be a JSON object")
-    messages, limit = body.get("messages"), _token_limit(body)
-    _require(isinstance(body.get("model"), str), "model must be a string", "model")
-    _require(isinstance(messages, list) and bool(messages), "messages must be a list, not empty", "messages")
-    well_formed = [isinstance(m, dict) and isinstance(m.get("role"), str) and "content" in m for m in messages or []]
-    _require(all(well_formed), "every message must be an object with a role and a content", "messages")
-    _require(limit is None or _is_count(limit), "max_tokens must be a whole number, at least 1", "max_tokens")
-    _require(body.get("n") in (None, 1), "only n = 1 is supported", "n")
-    _require(not body.get("stream"), "streaming is not supported", "stream")
-    _require(isinstance(body.get("seed") or 0, int), "seed must be a whole number", "seed")
-    return body
-
-
-def _token_limit(body: Mapping[str, Any]) -> Any:
-    limit = body.get("max_completion_tokens")
-    return body.get("max_tokens") if limit is None else limit
-
-
-def complete(body: object, *, seed: int, error_rates: Mapping[int, float]) -> dict[str, Any]:
-    """Answer a chat completion request; a token is a word here.
-
-    Args:
-        body: The decoded JSON request: ``model``, ``messages``, and optionally ``max_tokens`` (or
-            ``max_completion_tokens``) and ``seed``, which is added to the server's.
-        seed: The server's seed.
-        error_rates: See `reply`.
-
-    Raises:
-        BadRequest: If the request is malformed or holds no toy question.
-    """
-    request = _check_request(body)
-    try:
-        full = reply(request["messages"], seed=seed + (request.get("seed") or 0), error_rates=error_rates).split()
-        n_prompt = sum(len(_text_of(message["content"]).split()) for message in request["messages"])
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise BadRequest(str(error), "messages") from error
-    words = full[: _token_limit(request)]
-    message = {"role": "assistant", "content": " ".join(words)}
-    finish = "stop" if len(words) == len(full) else "length"
-    return {
-        "id": f"chatcmpl-toy-{digest(json.dumps(request, sort_keys=True)):016x}",
-        "object": "chat.completion",
-        "created": int(time.time()),
-        "model": request["model"],
-        "choices": [{"index": 0, "message": message, "finish_reason": finish, "logprobs": None}],
-        "usage": {
-            "prompt_tokens": n_prompt,
-            "completion_tokens": len(words),
-            "total_tokens": n_prompt + len(words),
-        },
-    }
-
-
-class TeacherServer(ThreadingHTTPServer):
-    """The teacher's HTTP server, bound to the loopback interface but not yet running.
-
-    Run it in the background with `start` and `stop` (or in a ``with`` block), or in the foreground with
-    ``serve_forever``.
-
-    Attributes:
-        seed: See `reply`.
-        error_rates: See `reply`.
-        delay_seconds: Waiting time before every completion.
-        log: Whether to print a line per request to stderr.
-        n_completions: Completions answered so far.
-    """
-
-    request_queue_size = 128
-
-    def __init__(self, port: int, seed: int, error_rates: Mapping[int, float], delay_seconds: float, log: bool) -> None:
-        super().__init__((LOOPBACK, port), _Handler)
-        self.seed, self.error_rates, self.delay_seconds, self.log = seed, error_rates, delay_seconds, log
-        self.n_completions = 0
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-
-    def server_bind(self) -> None:
-        """Bind without asking a name server for this machine's name."""
-        socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = LOOPBACK, int(self.server_address[1])
-
-    @property
-    def base_url(self) -> str:
-        """What an OpenAI client wants as its base URL."""
-        return f"http://{LOOPBACK}:{self.server_port}/v1"
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of a client that went away; that is its own affair."""
-        if not isinstance(sys.exc_info()[1], ConnectionError):
-            super().handle_error(request, client_address)
-
-    def count_completion(self) -> None:
-        """Count one answered completion; safe from many threads."""
-        with self._lock:
-            self.n_completions += 1
-
-    def start(self) -> TeacherServer:
-        """Answer requests from a background thread."""
-        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        self._thread.start()
-        return self
-
-    def stop(self) -> None:
-        """Stop the background thread and free the port."""
-        if self._thread:
-            self.shutdown()
-            self._thread.join()
-            self._thread = None
-        self.server_close()
-
-    def __enter__(self) -> TeacherServer:
-        return self.start()
-
-    def __exit__(self, *error: object) -> None:
-        self.stop()
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: TeacherServer
-    protocol_version = "HTTP/1.1"
-    wbufsize = -1
-    disable_nagle_algorithm = True
-
-    def do_GET(self) -> None:
-        if self.path.rstrip("/") == "/v1/models":
-            card = {"id": MODEL_NAME, "object": "model", "created": 0, "owned_by": "teachwise"}
-            self._send(200, {"object": "list", "data": [card]})
-        else:
-            self._refuse(404, f"unknown path {self.path}")
-
-    def do_POST(self) -> None:
-        raw = self._read_body()
-        if raw is None:
-            self._refuse(400, "a body with a Content-Length of at most 1 MiB is required")
-        elif self.path.rstrip("/") != "/v1/chat/completions":
-            self._refuse(404, f"unknown path {self.path}")
-        else:
-            self._complete(raw)
-
-    def _complete(self, raw: bytes) -> None:
-        teacher = self.server
-        try:
-            answer = complete(json.loads(raw), seed=teacher.seed, error_rates=teacher.error_rates)
-        except BadRequest as error:
-            self._refuse(400, str(error), error.param)
-        except ValueError as error:
-            self._refuse(400, f"the body is not JSON: {error}")
-        else:
-            time.sleep(teacher.delay_seconds)
-            teacher.count_completion()
-            self._send(200, answer)
-
-    def _read_body(self) -> bytes | None:
-        length = self.headers.get("Content-Length", "")
-        if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
-            self.close_connection = True
-            return None
-        return self.rfile.read(int(length))
-
-    def _refuse(self, status: int, message: str, param: str | None = None) -> None:
-        error = {"message": message, "type": "invalid_request_error", "param": param, "code": None}
-        self._send(status, {"error": error})
-
-    def _send(self, status: int, body: Mapping[str, Any]) -> None:
-        raw = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(raw)))
-        self.end_headers()
-        self.wfile.write(raw)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        if self.server.log:
-            super().log_message(format, *args)
-
-
-def serve(
-    port: int = 0,
-    *,
-    seed: int = 0,
-    error_rates: Mapping[int, float] = DEFAULT_ERROR_RATES,
-    delay_seconds: float = 0.0,
-    log: bool = False,
-) -> TeacherServer:
-    """Bind the teacher to a port of the loopback interface and return its server, not yet running.
-
-    Args:
-        port: 0 takes a free one; see ``server.base_url``.
-        seed: See `reply`.
-        error_rates: See `reply`.
-        delay_seconds: Waiting time before every completion, to imitate a slow teacher.
-        log: Whether to print a line per request to stderr.
-
-    In the foreground: ``serve(8000).serve_forever()``. In the background:
-
-    >>> with serve() as server:
-    ...     server.base_url.startswith("http://127.0.0.1:")
-    True
-    """
-    return TeacherServer(port, seed, error_rates, delay_seconds, log)
+def _spoilt(worked: Worked, chance: float, habits: Habits) -> Reply | None:
+    """Return a reply that never comes to its end, if chance has it so."""
+    if chance < habits.loops:
+        return Reply(" . ".join([*worked.sentences, *(worked.sentences[-1:] * LOOPS)]))
+    if chance < habits.loops + habits.breaks:
+        words = " . ".join(worked.sentences).split()
+        return Reply(" ".join(words[: max(1, len(words) - 2)]), is_whole=False)
+    return None

@@ -7,7 +7,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
-from .benchmark import VOCABULARY
+from .world import VOCABULARY
 
 PAD, BOS, EOS, UNKNOWN, ASSISTANT = "<pad>", "<bos>", "<eos>", "<unk>", "<assistant>"
 SPECIAL = (PAD, BOS, EOS, UNKNOWN, ASSISTANT)

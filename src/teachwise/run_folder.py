@@ -23,14 +23,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from teachwise.console import progress
-from teachwise.errors import DataError
+from teachwise.console import progress, say
+from teachwise.errors import DataError, damaged
+from teachwise.frames import arms_frame, read_frame, stack_frames
 from teachwise.records import Record, read_records, to_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RESOLVED = "resolved.yaml"
 """The recipe of a run, every default filled in; not `recipe.yaml`, since a user's own may lie in the same folder."""
@@ -92,10 +96,84 @@ class Run:
 
     Args:
         root: The folder; made on first write.
+
+    What a person wants to look at stands first: `arms`, `examples`, `scores`, `assignments`, `rationales` and
+    `predictions` are pandas data frames, `validation` and `comparison` dicts, `report` the path of the page. Each is
+    read from its file when it is asked for; where that is not there yet, a DataError says so.
     """
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.root)!r}): {self._state()}"
+
+    def _state(self) -> str:
+        manifests = self.root.glob("[!.]*/manifest.json"), self.root.glob("[!.]*/*/seed-*/round-*/manifest.json")
+        made = {path: path.stat().st_mtime_ns for paths in manifests for path in paths}
+        done = dict.fromkeys(path.relative_to(self.root).parts[0] for path in sorted(made, key=lambda path: made[path]))
+        if "compare" not in done:
+            return f"done so far: {', '.join(done) or 'nothing'}"
+        arms = {name: arm["accuracy"] for name, arm in self.comparison["arms"].items()}
+        shown = [f"{name} {a['value']:.1%} ({a['low']:.1%} to {a['high']:.1%})" for name, a in arms.items()]
+        return f"accuracy on {self.comparison['n_test']:,} test questions: {', '.join(shown)}"
+
+    @property
+    def arms(self) -> "pd.DataFrame":
+        """One row per arm: its accuracy with a 95% interval, what it is set against, what it cost."""
+        return arms_frame(self.comparison)
+
+    @property
+    def examples(self) -> "pd.DataFrame":
+        """One row per question, with its split."""
+        return read_frame(self._existing(Unit("prepare"), "examples.parquet"))
+
+    @property
+    def scores(self) -> "pd.DataFrame":
+        """One row per question: how unsure the untouched student is; `id` leads to `examples`."""
+        return read_frame(self._existing(Unit("score"), "scores.parquet"))
+
+    @property
+    def assignments(self) -> "pd.DataFrame":
+        """What each arm gives each train question, by arm, training seed and stage."""
+        return self._of_arms("route", "assignments.parquet")
+
+    @property
+    def rationales(self) -> "pd.DataFrame":
+        """The teacher's replies and what became of them, by arm and training seed."""
+        return self._of_arms("teach", "rationales.parquet")
+
+    @property
+    def predictions(self) -> "pd.DataFrame":
+        """Every answer to every dev and test question, by arm, training seed and mode."""
+        return self._of_arms("evaluate", "predictions.parquet")
+
+    @property
+    def validation(self) -> dict[str, Any]:
+        """Do the scores predict errors? AUC with interval, by subject, and the verdict."""
+        content: dict[str, Any] = self.json(Unit("validate"), "validation.json")
+        return content
+
+    @property
+    def comparison(self) -> dict[str, Any]:
+        """All arms on the same questions, in full; `arms` is the short form."""
+        content: dict[str, Any] = self.json(Unit("compare"), "comparison.json")
+        return content
+
+    @property
+    def report(self) -> Path:
+        """The page to open in a browser."""
+        return self._existing(Unit("report"), "report.html")
+
+    def _of_arms(self, step: str, name: str) -> "pd.DataFrame":
+        """The files of that name of every finished unit of a step, as one frame."""
+        folders = [path.parent for path in sorted(self.root.glob(f"{step}/*/seed-*/round-*/manifest.json"))]
+        if not folders:
+            raise _missing(self.root / step, step)
+        places = [folder.relative_to(self.root).parts for folder in folders]
+        seeds = [int(seed.removeprefix("seed-")) for _, _, seed, _ in places]
+        found = zip((arm for _, arm, _, _ in places), seeds, folders, strict=True)
+        return stack_frames((arm, seed, folder / name) for arm, seed, folder in found)
 
     def folder(self, unit: Unit) -> Path:
         """Where the unit's files lie."""
@@ -107,14 +185,12 @@ class Run:
 
     def json(self, unit: Unit, name: str) -> Any:
         """The content of a finished unit's JSON file."""
-        return json.loads(self._existing(unit, name).read_text(encoding="utf-8"))
+        return _read_json(self._existing(unit, name))
 
     def _existing(self, unit: Unit, name: str) -> Path:
         path = self.folder(unit) / name
         if not path.exists():
-            raise DataError(
-                f"{path}: is not there, wanted the result of {unit}", "run the recipe again: `teachwise run RECIPE`"
-            )
+            raise damaged(path, "it is gone") if self.manifest(unit) else _missing(path, unit)
         return path
 
     def manifest(self, unit: Unit) -> dict[str, Any] | None:
@@ -128,8 +204,8 @@ class Run:
         kept = self._replaced(unit, key)
         if not kept.exists():
             return False
-        self._set_aside(unit)
-        shutil.rmtree(self.folder(unit), ignore_errors=True)  # partial work of another key
+        self.set_aside(unit)
+        self._drop(unit)  # partial work of another key
         self.folder(unit).parent.mkdir(parents=True, exist_ok=True)
         os.replace(kept, self.folder(unit))
         return True
@@ -137,9 +213,9 @@ class Run:
     def begin(self, unit: Unit, key: str) -> Path:
         """Make the unit's folder ready: finished work of another key is set aside, partial work of this key stays."""
         folder = self.folder(unit)
-        self._set_aside(unit)
+        self.set_aside(unit)
         if (_read_json(folder / "key.json") or {}).get("key") != key:
-            shutil.rmtree(folder, ignore_errors=True)
+            self._drop(unit)
             folder.mkdir(parents=True)
             write_json(folder / "key.json", {"key": key})
         return folder
@@ -149,12 +225,32 @@ class Run:
         manifest = {"unit": unit.path, "key": key, "format": FORMAT, "seconds": round(seconds, 2), "counts": counts}
         write_json(self.folder(unit) / "manifest.json", manifest)
 
-    def _set_aside(self, unit: Unit) -> None:
-        if manifest := self.manifest(unit):
-            kept = self._replaced(unit, manifest["key"])
+    def set_aside(self, unit: Unit) -> None:
+        """Move finished work to `replaced/`; it is fetched back when its key returns."""
+        if key := (self.manifest(unit) or {}).get("key"):
+            kept = self._replaced(unit, key)
             kept.parent.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(kept, ignore_errors=True)
             os.replace(self.folder(unit), kept)
+            say(f"[dim]aside {unit}: of another recipe or other inputs, now in {kept}[/dim]")
+
+    def _drop(self, unit: Unit) -> None:
+        """Delete partial work; a folder that no run of ours began is the user's own and stays.
+
+        It is moved out of the way first: a deletion that is killed half-way must not look like a folder of the user's.
+        """
+        folder = self.folder(unit)
+        if not folder.exists():
+            return
+        if not (folder / "key.json").exists() and any(path.name != ".key.json.part" for path in folder.iterdir()):
+            raise DataError(
+                f"{folder}: holds files that are not of this run, wanted it for the results of {unit}",
+                "move them elsewhere, or choose another run folder with --out",
+            )
+        dropped = self.root / ".dropped"
+        shutil.rmtree(dropped, ignore_errors=True)
+        os.replace(folder, dropped)
+        shutil.rmtree(dropped, ignore_errors=True)
 
     def _replaced(self, unit: Unit, key: str) -> Path:
         return self.root / "replaced" / f"{unit.path}-{key}"
@@ -164,9 +260,14 @@ class Run:
         """Hold the run folder; a second process in it is refused.
 
         Raises:
-            DataError: another process works in this folder.
+            DataError: another process works in this folder, or it cannot be made.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(
+                f"{self.root}: cannot be made a run folder: {error.strerror}", "choose another folder with --out"
+            ) from error
         try:
             with FileLock(self.root / ".lock", timeout=0):
                 yield
@@ -175,6 +276,25 @@ class Run:
                 f"{self.root}: another teachwise process is working in this run folder",
                 "wait for it, or choose another folder with --out",
             ) from None
+
+
+def open_run(path: str | Path) -> Run:
+    """The run in a folder, finished or not.
+
+    Raises:
+        DataError: the folder holds no run.
+    """
+    if not (Path(path) / RESOLVED).is_file():
+        near = sorted(str(file.parent) for file in Path(path).parent.glob(f"*/{RESOLVED}"))
+        hint = f"runs beside it: {', '.join(near)}" if near else "`teachwise run RECIPE` and `teachwise demo` make one"
+        raise DataError(f"{path}: is no run folder, wanted one with {RESOLVED}", hint)
+    return Run(path)
+
+
+def _missing(path: Path, what: Unit | str) -> DataError:
+    return DataError(
+        f"{path}: is not there, wanted the result of {what}", "run the recipe again: `teachwise run RECIPE`"
+    )
 
 
 def in_parts(
@@ -222,10 +342,16 @@ def atomic(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    yield part
-    with open(part, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    try:
+        yield part
+        with open(part, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:  # a full disk: say which file, and leave no half of it behind
+        if error.errno:
+            error.filename = error.filename or str(path)
+        part.unlink(missing_ok=True)
+        raise
 
 
 def write_records(path: Path, kind: type[Record], rows: Iterable[Record]) -> None:
@@ -248,7 +374,11 @@ def write_json(path: Path, content: Any) -> None:
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise damaged(path, error) from error
+    if not isinstance(content, dict):
+        raise damaged(path, "wanted an object")
     return content

@@ -10,11 +10,11 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
-from teachwise import pipeline, run
+from teachwise import pipeline, run_folder
 from teachwise.errors import DataError
 from teachwise.pipeline import Step
 from teachwise.records import Score, Unusable, read_records
-from teachwise.run import Run, Unit, drop_parts, in_parts, unit_key, write_json, write_records, write_text
+from teachwise.run_folder import Run, Unit, drop_parts, in_parts, unit_key, write_json, write_records, write_text
 
 UNIT = Unit("train", "banded", 1, 0)
 FIELDS = {"epochs": 3, "edges": [0.25, 0.75]}
@@ -57,7 +57,7 @@ def test_the_order_of_fields_and_inputs_does_not_change_a_key():
 
 def test_a_key_is_the_same_on_every_machine_until_the_format_is_raised(monkeypatch):
     assert unit_key(Unit("score"), {"ü": 1}, ["a"]) == "ae2c1c905d6e3ab4"
-    monkeypatch.setattr(run, "FORMAT", run.FORMAT + 1)
+    monkeypatch.setattr(run_folder, "FORMAT", run_folder.FORMAT + 1)
     assert unit_key(Unit("score"), {"ü": 1}, ["a"]) != "ae2c1c905d6e3ab4"
 
 
@@ -161,7 +161,7 @@ def test_a_write_that_fails_half_way_leaves_the_old_file(monkeypatch, tmp_path, 
         part.write_bytes(b"PAR1 and then nothing")
         raise OSError("disk full")
 
-    monkeypatch.setattr(run.pq, "write_table", fail)
+    monkeypatch.setattr(run_folder.pq, "write_table", fail)
     with pytest.raises(OSError, match="disk full"):
         write_records(path, Unusable, rows_of([1]))
     assert (path.read_text() if path.exists() else None) == had
@@ -173,7 +173,7 @@ def test_a_write_that_is_killed_before_the_name_changes_leaves_the_old_file(monk
     def die(part, path):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run.os, "replace", die)
+    monkeypatch.setattr(run_folder.os, "replace", die)
     with pytest.raises(KeyboardInterrupt):
         write_text(tmp_path / "note.txt", "new")
     assert (tmp_path / "note.txt").read_text() == "old"
@@ -210,7 +210,7 @@ def test_a_column_of_another_type_is_refused(tmp_path):
 
 def test_a_second_process_is_refused_and_the_lock_goes_with_the_first(tmp_path):
     code = (
-        "import sys; from teachwise.run import Run\n"
+        "import sys; from teachwise.run_folder import Run\n"
         "with Run(sys.argv[1]).locked():\n    print('held', flush=True)\n    sys.stdin.read()"
     )
     first = subprocess.Popen(

@@ -1,0 +1,207 @@
+"""The picture at the foot of a terminal while a run works: its steps, the job at hand, teacher tokens, time.
+
+    ✓ prepare               0.4 s
+    ✓ score                12.1 s
+    ▸ train     2 of 5      banded (seed 0)
+      evaluate  0 of 5
+      training banded, stage-0  ━━━━━━━━━━━╺━━━━━━━━  120/250  loss 0.713
+      teacher tokens 12,345 of 400,000   2 min 31 s so far   about 4 min left in train
+
+It is redrawn in place, never wider than the terminal, and vanishes when the run ends: what stays are the lines printed
+above it. Whatever a library prints meanwhile is put above it too, line by line.
+"""
+
+import io
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+LOW_TERMINAL = 18
+"""With fewer lines than these only the step at work is shown."""
+_SURE = 0.05
+"""Share of a job that must be done before its rest is estimated."""
+
+
+@dataclass
+class StepState:
+    """What the view knows of one step.
+
+    Attributes:
+        units: How many units it has.
+        done: How many are finished, by this start or an earlier one.
+        seconds: What each unit took that this start finished.
+        at: The unit at work, "" where there is none.
+        since: When that began, in seconds of the monotonic clock.
+    """
+
+    units: int
+    done: int = 0
+    seconds: list[float] = field(default_factory=list)
+    at: str = ""
+    since: float = 0.0
+
+
+class View:
+    """The state of a run, and how it looks.
+
+    Args:
+        steps: Number of units of each step, in order.
+        budget_tokens: The teacher's cap; None is no cap.
+        spent_tokens: What was spent before this start.
+    """
+
+    def __init__(self, steps: Mapping[str, int], budget_tokens: int | None = None, spent_tokens: int = 0) -> None:
+        self.steps = {name: StepState(units) for name, units in steps.items()}
+        self.budget_tokens, self.spent_tokens = budget_tokens, spent_tokens
+        self.jobs = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            auto_refresh=False,
+        )
+        self._started = time.monotonic()
+
+    def begin(self, step: str, unit: str) -> None:
+        """A unit of a step begins."""
+        state = self.steps[step]
+        state.at, state.since = unit.removeprefix(step).strip(), time.monotonic()
+
+    def end(self, step: str, is_new: bool) -> None:
+        """It is finished; `is_new` where the work was done now and not by an earlier start."""
+        state = self.steps[step]
+        if is_new:
+            state.seconds.append(time.monotonic() - state.since)
+        state.done, state.at, state.since = state.done + 1, "", 0.0
+
+    def render(self, console: Console) -> RenderableType:
+        """The picture, for a console of any width and height."""
+        marks = "✓▸" if console.encoding.lower().startswith("utf") else "+>"
+        table = Table.grid(padding=(0, 2, 0, 0))
+        for is_firm in (True, True, True, False):  # where room is short, the last column gives way
+            table.add_column(no_wrap=is_firm, overflow="ellipsis")
+        for name, state in self.steps.items():
+            if state.since or console.height >= LOW_TERMINAL:
+                table.add_row(*_row(name, state, marks))
+        return Group(table, *([self.jobs] if self.jobs.tasks else []), self._foot())
+
+    def _foot(self) -> Text:
+        now, parts = time.monotonic(), []
+        if self.spent_tokens or "teach" in self.steps:
+            cap = " (no cap)" if self.budget_tokens is None else f" of {self.budget_tokens:,}"
+            parts.append(f"teacher tokens {self.spent_tokens:,}{cap}")
+        parts.append(f"{in_words(now - self._started)} so far")
+        for name, state in self.steps.items():
+            if state.since and (left := self._left(state, now)) is not None:
+                parts.append(f"about {in_words(left)} left in {name}")
+        return Text("  " + "   ".join(parts), style="dim", no_wrap=True, overflow="ellipsis")
+
+    def _left(self, state: StepState, now: float) -> float | None:
+        share = next((task.completed / task.total for task in self.jobs.tasks if task.total), 0.0)
+        return seconds_left(now - state.since, share, state.seconds, state.units - state.done - 1)
+
+
+def seconds_left(elapsed: float, share: float, earlier: Sequence[float], units_to_come: int) -> float | None:
+    """How long a step may still take.
+
+    Args:
+        elapsed: Seconds that the unit at work has taken.
+        share: How much of its present job is done, 0-1.
+        earlier: Seconds that finished units took; those of a moment, such as an arm that buys nothing, tell nothing.
+        units_to_come: Units after this one.
+
+    Returns:
+        Seconds, or None where there is nothing to judge by.
+
+    Example:
+        >>> seconds_left(30.0, 0.5, [], 2)
+        150.0
+        >>> seconds_left(2.0, 0.0, [], 2) is None
+        True
+    """
+    telling = [seconds for seconds in earlier if seconds >= 1]
+    usual = sum(telling) / len(telling) if telling else None
+    if share >= _SURE:
+        usual = max(usual or 0.0, elapsed / share)
+    return None if usual is None else max(0.0, usual - elapsed) + units_to_come * usual
+
+
+def in_words(seconds: float) -> str:
+    """A duration as short as can be.
+
+    Example:
+        >>> in_words(4.2), in_words(151), in_words(7300)
+        ('4 s', '2 min 31 s', '2 h 1 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _row(name: str, state: StepState, marks: str) -> tuple[Text, ...]:
+    count = f"{state.done} of {state.units}" if state.units > 1 else ""
+    if state.since:
+        return Text(marks[1], "bold cyan"), Text(name, "bold"), Text(count), Text(state.at, no_wrap=True)
+    if state.done < state.units:
+        return Text(" "), Text(name, "dim"), Text(count, "dim"), Text("")
+    took = f"{sum(state.seconds):.1f} s" if state.seconds else "done before"
+    return Text(marks[0], "green"), Text(name), Text(count), Text(took, "dim", no_wrap=True)
+
+
+class Above(io.TextIOBase):
+    """What a library writes to the terminal, put above the picture line by line.
+
+    A line that draws over itself (a bar of its own) is left out: there is one bar here already. All goes to the log.
+    """
+
+    encoding = "utf-8"
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._rest = console, ""
+
+    def writable(self) -> bool:
+        """It can be written to."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Take text; whole lines are shown at once, the rest when it ends."""
+        *lines, self._rest = (self._rest + text.replace("\r\n", "\n")).split("\n")
+        for line in lines:
+            self._tell(line)
+        return len(text)
+
+    def finish(self) -> None:
+        """Show what is left without an end of line."""
+        if self._rest:
+            self.write("\n")
+
+    def _tell(self, line: str) -> None:
+        shown = Text.from_ansi(line.rpartition("\r")[2])
+        if shown.plain.strip():
+            logging.getLogger("teachwise.heard").info(shown.plain)
+            if "\r" not in line:
+                self._console.print(shown)
+
+
+@contextmanager
+def on_terminal(view: View, console: Console) -> Iterator[None]:
+    """Draw the view at the foot of a terminal for as long as the block lasts."""
+    with Live(
+        get_renderable=lambda: view.render(console),
+        console=console,
+        refresh_per_second=4,
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    ):
+        yield

@@ -1,0 +1,229 @@
+"""Wording: figures and results in plain words, for people who have not seen the run."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+WAYS = {"direct": "answering at once", "cot": "thinking first", "routed": "thinking only when unsure"}
+
+
+def number(value: float | None, digits: int = 0) -> str:
+    """A number with thousands marked; a dash where there is none.
+
+    Example:
+        >>> number(1234.56), number(0.9637, 3), number(None)
+        ('1,235', '0.964', '–')
+    """
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:,.{digits}f}".replace("-", "−")
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share in percent: 0.8342 is `83.4%`."""
+    shown = number(None if value is None else 100 * value, digits)
+    return shown if shown == "–" else f"{shown}%"
+
+
+def points(value: float | None) -> str:
+    """A difference of shares in percentage points, with its sign.
+
+    Example:
+        >>> points(0.028), points(-0.041), points(-0.0001)
+        ('+2.8', '−4.1', '0.0')
+    """
+    if value is None or not math.isfinite(value):
+        return "–"
+    rounded = round(100 * value, 1)
+    return f"{rounded:+.1f}".replace("-", "−") if rounded else "0.0"
+
+
+def p_values(values: Iterable[float]) -> str:
+    """p-values to three places, one per training seed.
+
+    Example:
+        >>> p_values([0.0321]), p_values([0.0000001, 0.5]), p_values([0.5, 0.5])
+        ('p = 0.032', 'p < 0.001, 0.500', 'p = 0.500 each')
+    """
+    each = ["< 0.001" if value < 0.001 else f"{value:.3f}" for value in values]
+    shown = f"{each[0]} each" if len(each) > 1 and len(set(each)) == 1 else ", ".join(each)
+    return f"p {shown}" if shown.startswith("<") else f"p = {shown}"
+
+
+def took(seconds: float) -> str:
+    """A duration in words.
+
+    Example:
+        >>> took(4.21), took(200), took(7300)
+        ('4.2 s', '3 min 20 s', '2 h 1 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words in a row.
+
+    Example:
+        >>> listed(["a"]), listed(["a", "b", "c"])
+        ('a', 'a, b and c')
+    """
+    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
+
+
+def treatment(arm: Mapping[str, Any]) -> str:
+    """What an arm of the recipe does, in a few words.
+
+    Args:
+        arm: The arm's section: `policy`, `give`, `like`, `stages`.
+
+    Example:
+        >>> treatment({"policy": "bands", "stages": [{"easy": "answer", "medium": "answer", "hard": "rationale"}]})
+        'rationales for hard questions, answers for easy and medium ones'
+    """
+    if arm["policy"] == "none":
+        return "the untouched student"
+    if arm["policy"] == "random":
+        return f"the treatments of {arm['like']}, given to questions picked by lot"
+    if arm["policy"] == "all":
+        return "a rationale for every question" if arm["give"] == "rationale" else "the answer to every question"
+    return ", then ".join(_stage(stage) for stage in arm["stages"])
+
+
+def _stage(stage: Mapping[str, Any]) -> str:
+    shares = {give: [b for b in ("easy", "medium", "hard", "all") if stage.get(b) == give] for give in GIVEN}
+    found = [f"{GIVEN[give]} for {listed(bands)}" for give, bands in shares.items() if bands]
+    return f"{found[0]} questions" + "".join(f", {other} ones" for other in found[1:])
+
+
+GIVEN = {"rationale": "rationales", "answer": "answers"}
+
+
+def leading_arm(comparison: Mapping[str, Any], arms: Mapping[str, Any]) -> str:
+    """The arm that the verdict is about: named by the recipe where it can be, not picked for its result.
+
+    It is the arm that the random control copies; without a control the first that follows the score; else the one with
+    the highest accuracy, which flatters it.
+
+    Args:
+        comparison: As `compare` wrote it.
+        arms: The recipe's arms, as plain mappings.
+    """
+    found = comparison["arms"]
+    in_recipe = {name: arms[one["arm"]] for name, one in found.items()}
+    control = comparison["control"]
+    for name in found:
+        if control and in_recipe[control]["like"] == found[name]["arm"]:
+            return str(name)
+    banded = [name for name, arm in in_recipe.items() if arm["policy"] == "bands"]
+    others = [name for name in found if name != comparison["base"]]
+    return str(next(iter(banded), max(others or found, key=lambda name: float(found[name]["accuracy"]["value"]))))
+
+
+def short_answer(comparison: Mapping[str, Any], lead: str) -> str:
+    """Was it worth it? In one sentence, with no more certainty than the intervals leave."""
+    base, control = (_outcome(comparison, lead, comparison[name]) for name in ("base", "control"))
+    signs = {"the untouched student": base, "a random choice of the same size": control}
+    found = [(VERBS[sign], whom) for whom, sign in signs.items() if sign is not None]
+    if not found:
+        return f"Not settled: there is nothing to set {lead} against."
+    if base == control:
+        text = f"{found[0][0]} both {found[0][1]} and {found[1][1]}" if base else NEITHER
+    else:
+        text = " but ".join(f"{verb} {whom}" for verb, whom in found)
+    if -1 in (base, control):
+        return f"No: {lead} {text}."
+    if base == 1:
+        return f"{'Partly' if control == 0 else 'Yes'}: {lead} {text}."
+    return f"Not settled: {lead} {text}."
+
+
+VERBS = {1: "did better than", 0: "is not told apart from", -1: "did worse than"}
+NEITHER = "is told apart neither from the untouched student nor from a random choice of the same size"
+
+
+def _outcome(comparison: Mapping[str, Any], lead: str, other: str | None) -> int | None:
+    """1: better than the other arm. -1: worse. 0: not told apart. None: there is no such arm."""
+    if other is None or other == lead:
+        return None
+    gap = comparison["arms"][lead]["against"][other]["difference"]
+    return int(gap["low"] > 0) - int(gap["high"] < 0)
+
+
+def findings(comparison: Mapping[str, Any], arms: Mapping[str, Any], lead: str, gate: str) -> list[Markup]:
+    """The verdict: which arm, by how much, what it cost, and what is not settled; two to four sentences.
+
+    Args:
+        comparison: As `compare` wrote it.
+        arms: The recipe's arms, as plain mappings.
+        lead: The arm it is about.
+        gate: The gate's verdict: PASS, WEAK or FAIL.
+    """
+    found, base, control = comparison["arms"], comparison["base"], comparison["control"]
+    own = found[lead]
+    said = [
+        Markup("<strong>{}</strong> ({}) answered {} of {} test questions right, {}, for {}.").format(
+            lead,
+            treatment(arms[own["arm"]]),
+            percent(own["accuracy"]["value"]),
+            number(comparison["n_test"]),
+            WAYS[own["mode"]],
+            _price(own),
+        )
+    ]
+    gaps = [_gap(comparison, lead, other) for other in (base, control) if other not in (None, lead)]
+    if gaps:
+        said.append(Markup("T") + Markup("; ").join(gaps)[1:] + Markup("."))  # each gap begins with "the"
+    rivals = [name for name in found if name not in (lead, base, control)]
+    if rivals:
+        rival = max(rivals, key=lambda name: float(found[name]["accuracy"]["value"]))
+        more = "" if len(rivals) == 1 else " the best of the others,"
+        said.append(
+            Markup("<strong>{}</strong> ({}),{} reached {} for {}: {}.").format(
+                rival,
+                treatment(arms[found[rival]["arm"]]),
+                more,
+                percent(found[rival]["accuracy"]["value"]),
+                _price(found[rival]),
+                _by_how_much(own, lead, rival),
+            )
+        )
+    return [*said, Markup("<strong>Not settled:</strong> {}.").format("; ".join(_open(comparison, lead, rivals, gate)))]
+
+
+def _price(arm: Mapping[str, Any]) -> str:
+    tokens = arm["cost"]["teacher_tokens"]
+    return f"{number(tokens)} teacher tokens" if tokens else "no teacher tokens"
+
+
+def _gap(comparison: Mapping[str, Any], lead: str, other: str) -> Markup:
+    who = "the untouched student" if other == comparison["base"] else "the same treatments given by lot"
+    value = percent(comparison["arms"][other]["accuracy"]["value"])
+    how = _by_how_much(comparison["arms"][lead], lead, other)
+    return Markup("{} (<strong>{}</strong>) reached {}: {}").format(who, other, value, how)
+
+
+def _by_how_much(own: Mapping[str, Any], lead: str, other: str) -> str:
+    gap = own["against"][other]["difference"]
+    span = f"{points(gap['low'])} to {points(gap['high'])}"
+    if gap["low"] <= 0 <= gap["high"]:
+        return f"not told apart ({span} points)"
+    return f"{lead} is {'ahead' if gap['low'] > 0 else 'behind'} by {abs(100 * gap['value']):.1f} points ({span})"
+
+
+def _open(comparison: Mapping[str, Any], lead: str, rivals: Sequence[str], gate: str) -> list[str]:
+    """What this run does not settle, most important first."""
+    others = [name for name in (comparison["base"], comparison["control"], *rivals) if name and name != lead]
+    even = [name for name in others if _outcome(comparison, lead, name) == 0]
+    n_seeds = len(comparison["seeds"])
+    found = [f"whether {lead} is better or worse than {listed(even)}"] if even else []
+    if comparison["control"] is None:
+        found.append("whether choosing by the score beats choosing by lot, since no arm is a random control")
+    if gate == "FAIL":
+        found.append("whether the score is worth following at all, since it did not predict the student’s errors")
+    luck = "with one training seed it is not measured" if n_seeds == 1 else f"{n_seeds} training seeds understate it"
+    return [*found, f"how much of this is the luck of training ({luck})"]

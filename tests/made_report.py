@@ -1,0 +1,164 @@
+"""The data of a report made by hand: no run, no model; every figure is easy to recognise."""
+
+from teachwise import browse
+from teachwise.records import Example, Prediction, Rationale, Score
+from teachwise.report import histogram, page
+
+NASTY = """<b>&"'arm"""
+LONG = "an arm whose name somebody made far longer than any table or chart has room for, with reasons"
+TEACHER_TOKENS = {"tokens": 12345.0, "prompt_tokens": 10000.0, "completion_tokens": 2345.0}
+LEDGER = {"prompt_tokens": 30_000, "completion_tokens": 7000, "lost_tokens": 12}
+SHA = {"prepare/examples.parquet": 8 * "01234567"}
+UNITS = [{"unit": "prepare", "key": "0123456789abcdef", "seconds": 75.2}]
+
+
+def interval(value, n=200):
+    return {"value": value, "low": max(0.0, value - 0.05), "high": min(1.0, value + 0.05), "n": n}
+
+
+def auc(value=0.8, n=300):
+    ends = (None, None) if value is None else (value - 0.04, value + 0.04)
+    return {"auc": value, "auc_low": ends[0], "auc_high": ends[1], "n": n, "accuracy": 0.7}
+
+
+def arm_data(name, place, others, seeds, subjects):
+    accuracy = interval(0.71 + 0.0123 * place)
+    modes = {
+        mode: {"accuracy": interval(0.4 + 0.0107 * place + step), "unreadable": 0.015, "generated_tokens": 12.3 + place}
+        for mode, step in (("direct", 0.0), ("cot", 0.1), ("routed", 0.2))
+    }
+    bought = 100 * place
+    gap = {"value": -0.031, "low": -0.05, "high": -0.01, "n": 200}
+    pair = {"difference": gap, "mcnemar": [{"only_a": 3, "only_b": 9, "p": 0.146}] * seeds}
+    return {
+        "arm": name.split(" (")[0],
+        "mode": "routed",
+        "accuracy": accuracy,
+        "modes": {**modes, "routed": {**modes["routed"], "accuracy": accuracy}},
+        "by_subject": {subject: interval(0.6, 7) for subject in subjects},
+        "by_band": {band: interval(0.5 + 0.1 * place % 0.5, 60) for band in ("hard", "easy", "medium")},
+        "by_level": {"10": interval(0.2), "2": interval(0.9)},
+        "per_seed": [accuracy["value"]] * seeds,
+        "cost": {
+            **{f"teacher_{kind}": n * place for kind, n in TEACHER_TOKENS.items()},
+            "rationales_bought": float(bought),
+            "rationales_kept": bought * 0.9,
+            "rejected": {"wrong": bought * 0.1, "unreadable": 0.0, "truncated": 0.0, "failed": 0.0},
+            "trained_tokens": 54321.0 + place,
+        },
+        "against": {other: pair for other in others if other != name},
+    }
+
+
+def in_recipe(name, control, arms):
+    """An arm's section of the recipe."""
+    nothing = {"give": None, "like": None, "stages": []}
+    if name == control:
+        return {**nothing, "policy": "random", "like": next((one for one in arms if one not in ("base", name)), "base")}
+    if name == "base":
+        return {**nothing, "policy": "none"}
+    return {**nothing, "policy": "bands", "stages": [{"easy": "answer", "hard": "rationale"}]}
+
+
+def make(names=("base", "banded", "random"), control="random", seeds=1, subjects=("calc", "week"), **changes):
+    """The data of a finished run; `changes` replace whole sections."""
+    assigned = [
+        {"stage": 0, "band": "easy", "give": "answer", "rows": 75},
+        {"stage": 1, "band": "hard", "give": "rationale", "rows": 25},
+        {"stage": -1, "band": "medium", "give": "drop", "rows": 200},
+    ]
+    stage = {"loss_curve": [[5, 0.9], [10, 0.4]], "updates": 12, "rows": 75, "passes": 3.0}
+    arms = {name: arm_data(name, place, names, seeds, subjects) for place, name in enumerate(names)}
+    data = {
+        "note": "Made by hand: figures say nothing.",
+        "recipe": {
+            "student": {"model": "tiny", "revision": None},
+            "data": {"source": "questions.csv", "task": "multiple_choice"},
+            "arms": {one["arm"]: in_recipe(one["arm"], control, list(arms)) for one in arms.values()},
+            "teacher": {"model": "wise", "base_url": "http://127.0.0.1:8000/v1", "key_env": None},
+            "budget": {"teacher_tokens": 99_000},
+            "validate": {"min_auc": 0.6, "on_fail": "warn"},
+            "on_rejected": "drop",
+            "train": {"max_length": 2048},
+        },
+        "prepare": {
+            "counts": {"train": 300, "dev": 50, "test": 200, "rows": 560, "unusable": 4, "repeats": 6, "not_used": 0},
+            "shared_questions": [{"question": "what is it?", "splits": ["test", "train"], "rows": [1, 2]}] * 7,
+            "notes": ["Read as letters."],
+            "set_apart": {"repeats": 6, "no answer": 4},
+        },
+        "validation": {
+            **auc(),
+            "by": {subject: auc(None if len(subjects) > 9 else 0.7, 12) for subject in subjects},
+            "by_level": {"1": auc(0.9), "2": auc(0.6)},
+            "test": auc(0.78, 200),
+            "curve": [[0.0, 0.0], [0.2, 0.7], [1.0, 1.0]],
+            "measure": "answer_entropy",
+            "min_auc": 0.6,
+            "verdict": "PASS",
+        },
+        "roc_band": [[0.0, 0.0, 0.5], [0.5, 0.6, 0.9], [1.0, 1.0, 1.0]],
+        "bands": {
+            "easy": {"n": 75, "low": 0.0, "high": 0.2, "right": 0.99},
+            "medium": {"n": 150, "low": 0.2, "high": 0.9, "right": 0.8},
+            "hard": {"n": 75, "low": 0.9, "high": 1.5, "right": 0.3},
+        },
+        "histogram": histogram([0.1, 0.2, 0.9, 1.4, 1.5], [True, True, False, True, False]),
+        "comparison": {
+            "n_test": 200,
+            "n_dev": 50,
+            "seeds": list(range(seeds)),
+            "base": "base" if "base" in arms else None,
+            "control": control,
+            "arms": arms,
+            "intervals_cover": "questions and training seeds",
+            "sentences": [f"{name}: {one['accuracy']['value']:.1%} in plain words." for name, one in arms.items()],
+        },
+        "routes": {one["arm"]: {"assigned": assigned, "skipped": {"rationale wrong": 3}} for one in arms.values()},
+        "losses": {one["arm"]: [stage, stage] for one in arms.values()},
+        "ledger": {**LEDGER, "requests": {"done": 100, "failed": 2}},
+        "provenance": {
+            "versions": {"teachwise": "0.1.0"},
+            "python": "3.11.7",
+            "machine": "Linux",
+            "units": UNITS,
+            "sha256": SHA,
+        },
+    }
+    return {**data, **changes}
+
+
+def questions(data, per_split=5):
+    """Rows for the list of questions; the first of every split is nasty."""
+    examples = [
+        Example(f"{split}{i}", 100 * at + i, split, ("calc", "week")[i % 2], i % 3, text, ("one", NASTY, "3"), "B")
+        for at, split in enumerate(("train", "dev", "test"))
+        for i in range(per_split)
+        for text in [f"{NASTY if i == 0 else ''} What is {i}?"]
+    ]
+    scores = {e.id: Score(e.id, "m", e.row / 9, "ABC"[e.row % 3], e.row % 3 == 1, None, None, 9) for e in examples}
+    rationales = {e.id: Rationale(e.id, "kept", "B", f"{NASTY} so B", 9, 9) for e in examples if e.split == "train"}
+    arms = [one["arm"] for one in data["comparison"]["arms"].values()]
+
+    def answer(example, arm):
+        states = ("A", "B", None)[(len(arm) + example.row) % 3]
+        return Prediction(example.id, example.split, "cot", states, states == "B", 0.1, 9, f"{NASTY} by {arm}")
+
+    records = [
+        browse.ArmRecord(
+            arm,
+            {e.id: "answer" for e in examples if e.split == "train"},
+            [{e.id: answer(e, arm) for e in examples if e.split != "train"}] * len(data["comparison"]["seeds"]),
+        )
+        for arm in arms
+    ]
+    return browse.full_rows(examples, scores, {}, rationales, records), arms
+
+
+def html_of(data):
+    return page(data, browse.sample(*questions(data)))
+
+
+def many():
+    subjects = [f"subject {i}" for i in range(60)]
+    return make(names=(NASTY, LONG, *(f"arm{i}" for i in range(9))), control=LONG, seeds=3, subjects=subjects)

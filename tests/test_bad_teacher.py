@@ -1,0 +1,117 @@
+"""A teacher that is down, refuses or talks nonsense: said in one line, and what was paid for stays."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from werkzeug import Response
+
+from complaint import NOBODY, assert_told, teachwise, write_recipe
+from teachwise.ledger import Ledger
+
+ONE_ARM = "arms: {distill: {policy: all, give: rationale}}\n"
+
+
+def reply():
+    message = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "So. [[A]]"}}
+    usage = {"prompt_tokens": 50, "completion_tokens": 9, "total_tokens": 59}
+    return {"id": "1", "object": "chat.completion", "created": 0, "model": "big", "choices": [message], "usage": usage}
+
+
+NONSENSE = "the reply is no chat completion, but "
+TEACHER_CASES = {
+    "401": (401, {"error": {"message": "no"}}, "refuses (401)", "check the key that teacher.key_env names"),
+    "403": (403, {"error": {"message": "no"}}, "refuses (403)", "check the key that teacher.key_env names"),
+    "404": (404, {"error": {"message": "no", "code": "model_not_found"}}, "refuses (404, model_not_found)", "'big'"),
+    "a page for 404": (404, "<html>nginx</html>", "refuses (404)", "mostly ends in /v1"),
+    "an empty account": (429, {"error": {"code": "insufficient_quota"}}, "insufficient_quota", "fill it up"),
+    "a web site": (200, "<html>Welcome</html>", f"{NONSENSE}'<html>Welcome</html>'", "run again"),
+    "half JSON": (200, '{"choices": [', NONSENSE, "run again"),
+    "nothing": (200, "", NONSENSE, "run again"),
+    "no choices": (200, {"choices": []}, f"{NONSENSE}'no choices'", "run again"),
+    "no text": (200, {"choices": [{"message": {"content": 5}}]}, "the reply has no text", "run again"),
+    "bad request": (400, {"error": {"message": "too long"}}, "BadRequestError: ", "mend what it says"),
+    "broken": (500, "boom", "InternalServerError: ", "mend what it says"),
+}
+
+
+@pytest.fixture
+def no_waiting(monkeypatch):
+    monkeypatch.setattr("teachwise.engines.openai.time.sleep", lambda seconds: None)
+
+
+@pytest.mark.parametrize("name", TEACHER_CASES)
+@pytest.mark.usefixtures("no_waiting")
+def test_a_teacher_that_refuses_or_talks_nonsense_is_told_and_what_was_paid_for_stays(tmp_path, httpserver, name):
+    status, content, said, hint = TEACHER_CASES[name]
+    asked = []
+
+    def answer(request):
+        asked.append(1)
+        if len(asked) < 6:
+            return Response(json.dumps(reply()), 200, mimetype="application/json")
+        text = content if isinstance(content, str) else json.dumps(content)
+        return Response(text, status, mimetype="text/html" if text.startswith("<") else "application/json")
+
+    httpserver.expect_request("/v1/chat/completions").respond_with_handler(answer)
+    recipe = write_recipe(tmp_path, url=httpserver.url_for("/v1"), more=ONE_ARM)
+    words = ("teach", recipe, "--out", tmp_path / "run", "teacher.concurrency=1")
+    code, _, err = teachwise(*words)
+    assert code == 2
+    assert_told(err, "teach: ", said, hint)
+    ledger = Ledger(tmp_path / "run" / "ledger.sqlite")
+    assert ledger.totals()["requests"]["done"] == 5
+    ledger.close()
+
+
+def refused(*_, **__):
+    raise socket.gaierror(-2, "Name or service not known")
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_a_teacher_that_is_not_there_is_told_with_the_reason(tmp_path, monkeypatch):
+    code, _, err = teachwise("teach", write_recipe(tmp_path, more=ONE_ARM), "--out", tmp_path / "run")
+    assert code == 2
+    assert_told(err, f"teach: the teacher at {NOBODY}/ does not answer", "Connection refused", "start the server")
+    monkeypatch.setattr(socket, "getaddrinfo", refused)
+    code, _, err = teachwise("teach", write_recipe(tmp_path, url="http://nobody.invalid/v1"), "--out", tmp_path / "run")
+    assert code == 2
+    assert_told(err, "teach: the teacher at http://nobody.invalid/v1/ does not answer", "Name or service not known")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(None, "is not set"), ("", "is not set"), ("sk-SECRET\n", "holds blanks"), ("“SECRET”", "holds")],
+)
+def test_a_key_that_cannot_be_one_is_told_before_any_work_and_not_repeated(tmp_path, monkeypatch, value, said):
+    monkeypatch.setenv("BAD_KEY", value) if value is not None else monkeypatch.delenv("BAD_KEY", raising=False)
+    words = ("teach", write_recipe(tmp_path), "--out", tmp_path / "run", "teacher.key_env=BAD_KEY")
+    code, _, err = teachwise(*words)
+    assert code == 2
+    assert_told(err, "teacher.key_env: the environment variable BAD_KEY ", said, "export BAD_KEY=your-key")
+    assert "SECRET" not in err
+    assert not (tmp_path / "run" / "prepare").exists()
+
+
+def test_ctrl_c_while_the_teacher_answers_keeps_what_was_paid_for(tmp_path, httpserver):
+    def slowly(request):
+        time.sleep(0.05)
+        return Response(json.dumps(reply()), 200, mimetype="application/json")
+
+    httpserver.expect_request("/v1/chat/completions").respond_with_handler(slowly)
+    recipe = write_recipe(tmp_path, url=httpserver.url_for("/v1"), more=ONE_ARM)
+    words = ["teach", str(recipe), "--out", str(tmp_path / "run"), "teacher.concurrency=2"]
+    run = subprocess.Popen([sys.executable, "-m", "teachwise", *words], stderr=subprocess.PIPE, text=True)
+    while len(httpserver.log) < 4 and run.poll() is None:
+        time.sleep(0.02)
+    run.send_signal(signal.SIGINT)
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert err.splitlines()[-1] == "interrupted; run the same command again to go on from here"
+    assert "Traceback" not in err
+    assert teachwise(*words)[0] == 0
+    assert len(httpserver.log) == 50, "something was bought twice"
