@@ -86,6 +86,12 @@ def measure(run: Run) -> dict[str, Any]:
             other: bootstrap_difference(answers.of("banded", modes["banded"]), answers.of(other, modes[other]))
             for other in ("base", "random", "distill")
         },
+        "banded_above_random_within": {
+            name: bootstrap_difference(
+                answers.of("banded", modes["banded"])[:, rows], answers.of("random", modes["random"])[:, rows]
+            )
+            for name, rows in {"1 step": answers.steps == 1, "2 steps": answers.steps == 2, "3+ steps": long}.items()
+        },
         "teacher_tokens": {name: arm["cost"]["teacher_tokens"] for name, arm in comparison["arms"].items()},
     }
 
@@ -120,6 +126,8 @@ def print_table(found: dict[str, Any]) -> None:
         print(f"{name:24} {shown(found[name])}")
     for other, one in found["banded_above"].items():
         print(f"banded above {other:11} {shown(one)}")
+    for name, one in found["banded_above_random_within"].items():
+        print(f"banded above random within {name:9} {shown(one)}")
 
 
 def main() -> None:
