@@ -9,7 +9,7 @@ from teachwise import prepare
 from teachwise.errors import DataError, GateError, TeacherError
 from teachwise.pipeline import STEPS, key_of, run_recipe, units_of
 from teachwise.recipe import Recipe, load_recipe
-from teachwise.records import Assignment, Prediction, Rationale
+from teachwise.records import Assignment, Prediction, Rationale, Score
 from teachwise.run_folder import Run, Unit
 from teachwise.toy.server import TeacherServer, serve
 
@@ -178,6 +178,18 @@ def test_a_changed_recipe_that_stops_early_leaves_no_result_of_the_old_one_besid
     run_recipe(small(teacher, arms), tmp_path)
     assert times(run).keys() >= before.keys()
     assert not redone(before, times(run))
+
+
+def test_open_questions_whose_answer_is_a_number_go_the_whole_way(teacher, tmp_path):
+    arms = "arms={base: {policy: none}, distill: {policy: all, give: rationale}}"
+    run = run_recipe(small(teacher, "data.task=toy_open", "validate.on_fail=warn", arms), tmp_path)
+    scores = run.records(Unit("score"), "scores.parquet", Score)
+    assert {row.option_mass for row in scores} == {None}
+    assert 0 < sum(row.correct for row in scores) < len(scores)
+    stated = [p.stated for p in run.records(Unit("evaluate", "base", 0), "predictions.parquet", Prediction)]
+    assert sum(text is not None and text.isdigit() for text in stated) > len(stated) / 2
+    kept = [r for r in run.records(Unit("teach", "distill", 0), "rationales.parquet", Rationale) if r.verdict == "kept"]
+    assert kept
 
 
 def test_an_edited_table_is_noticed(tmp_path):
