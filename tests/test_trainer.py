@@ -339,8 +339,8 @@ def test_every_field_of_the_recipe_reaches_the_stage_and_the_seed_is_the_units_o
 ):
     called = []
 
-    def train_stage(student, start, rows, out, settings, on_update):
-        called.append((student, start, rows, settings))
+    def train_stage(student, start, rows, out, settings, on_update, on_ready):
+        called.append((student, start, rows, settings, on_ready))
         out.mkdir()
         (out / "stage.json").write_text("{}")
 
@@ -348,8 +348,8 @@ def test_every_field_of_the_recipe_reaches_the_stage_and_the_seed_is_the_units_o
     recipe = recipe_with(train={**ODD_TRAIN, **train_section}, seeds=[0, 5])
     rows, start = [Row([1], [2])] * 20, tmp_path / "before"
     unit = Unit("train", "banded", 5)
-    train._trained(recipe, unit, Stage(hard="rationale", **stage), rows, 29, start, tmp_path / "stage-1")
-    assert called == [(recipe.student.model_dump(), start, rows, replace(ODD_RESULT, **change))]
+    train._trained(recipe, unit, Stage(hard="rationale", **stage), rows, 29, start, tmp_path / "stage-1", print)
+    assert called == [(recipe.student.model_dump(), start, rows, replace(ODD_RESULT, **change), print)]
 
 
 # ---------------------------------------------------------------------------------------------- updates

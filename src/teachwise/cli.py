@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
@@ -99,6 +99,22 @@ def check(recipe: RecipeArg, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def doctor(
+    source: Annotated[str, typer.Argument(metavar="RECIPE|RUN", help="a recipe, or a run folder")],
+    overrides: Overrides = None,
+) -> None:
+    """Look at training sequences token by token, as the student would be fed them; trains and buys nothing.
+
+    Example: `teachwise doctor toy train.method=lora`
+    """
+    from teachwise.checkup import check_up
+
+    for found in check_up(source, overrides or []):
+        print(found.text())
+        found.refuse()
+
+
+@app.command()
 def run(
     recipe: RecipeArg,
     overrides: Overrides = None,
@@ -167,10 +183,10 @@ def validate(
     if not score or not correct:
         raise DataError("validate: a table wants --score COLUMN and --correct COLUMN", "teachwise validate --help")
     from teachwise.tasks.table import read_table, usable
-    from teachwise.validate import validate_table
+    from teachwise.validate import told, validate_table
 
     found = validate_table(usable(read_table(source)), score, correct, by, source)
-    print(json.dumps(found, indent=2, ensure_ascii=False)) if as_json else _print_validation(found)
+    print(json.dumps(found, indent=2, ensure_ascii=False)) if as_json else print(told(found))
 
 
 @app.command()
@@ -369,13 +385,3 @@ def _show_result(finished: "Run", until: str) -> None:
     out.print(f"students: {finished.root}/train/ARM/seed-S/round-0/stage-N (the last stage is the finished one)")
     if until == "report":
         out.print(f"report:   {finished.report}")
-
-
-def _print_validation(found: dict[str, Any]) -> None:
-    rows = [("all", found), *found["by"].items()]
-    width = max(len(name) for name, _ in rows)
-    print(f"{'':{width}}  {'AUC':>6}  {'95% interval':^15}  {'n':>7}  accuracy")
-    for name, row in rows:
-        auc = "   -  " if row["auc"] is None else f"{row['auc']:.4f}"
-        span = "       -       " if row["auc"] is None else f"{row['auc_low']:.4f} - {row['auc_high']:.4f}"
-        print(f"{name:{width}}  {auc:>6}  {span}  {row['n']:>7,}  {row['accuracy']:.4f}")

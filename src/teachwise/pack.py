@@ -37,7 +37,7 @@ from teachwise.tuned import (
 
 KEPT = (".safetensors", ".json", ".jinja", ".txt", ".model")
 """Files of a stage that a pack takes over: weights, settings, the tokenizer's files."""
-LEFT_OUT = ("stage.json",)
+LEFT_OUT = ("stage.json", "probe.json")
 READING = {
     "direct": "the likeliest first token is the letter",
     "entropy": "of the softmax over the whole vocabulary at that token, in float32, in nats",

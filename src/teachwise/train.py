@@ -4,24 +4,30 @@ in   prepare/examples.parquet                            Example
 in   route/ARM/seed-S/round-R/assignments.parquet        Assignment
 in   teach/ARM/seed-S/round-R/rationales.parquet         Rationale
 out  train/ARM/seed-S/round-R/stage-N/                   adapter or whole model, tokenizer, stage.json
+out  train/ARM/seed-S/round-R/stage-N.doctor.json        what was looked at before the stage's first update
 out  train/ARM/seed-S/round-R/skipped.parquet            Skipped: rows not trained on, with the reason
 """
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from teachwise.console import progress
+from rich.markup import escape
+
+from teachwise.console import progress, say
+from teachwise.doctor import Diagnosis, Rendered, chosen, examine, examine_stage, marked, typed_marks
 from teachwise.engines.hf import load_chat
 from teachwise.errors import DataError, damaged
 from teachwise.lessons import Lesson, Skipped, lessons_of
 from teachwise.recipe import Recipe, Stage, Train
 from teachwise.records import Assignment, Example, Rationale, by_id
-from teachwise.run_folder import Run, Unit, write_records
+from teachwise.run_folder import Run, Unit, write_json, write_records
 from teachwise.tasks import Task, load_task
-from teachwise.trainer import Lora, Row, Settings, train_stage, updates_for
+from teachwise.trainer import Lora, Ready, Row, Settings, train_stage, updates_for
 
 
 def encoded(
@@ -52,11 +58,14 @@ def train_arm(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
     skipped: list[Skipped] = []
     for number, stage in enumerate(stages):
         lessons, rejected = lessons_of(assignments, number, examples, rationales, recipe.on_rejected)
-        rows, too_long = _encoded(recipe, lessons, examples, task, number)
+        rows, too_long = encoded_for(recipe, lessons, examples, task, number)
         skipped += rejected + too_long
         n_assigned = sum(one.stage == number for one in assignments)
-        results.append(_trained(recipe, unit, stage, rows, n_assigned, start, folder / f"stage-{number}"))
-        start = folder / f"stage-{number}"
+        out = folder / f"stage-{number}"
+        place, kept = f"train: {unit.arm}, {out.name}", without(lessons, too_long)
+        doctor = partial(_look, out, partial(diagnosis, recipe, place, kept, rows, examples, task, start))
+        results.append(_trained(recipe, unit, stage, rows, n_assigned, start, out, doctor))
+        start = out
     write_records(folder / "skipped.parquet", Skipped, skipped)
     return {
         "stages": len(stages),
@@ -67,9 +76,10 @@ def train_arm(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
     }
 
 
-def _encoded(
+def encoded_for(
     recipe: Recipe, lessons: Sequence[Lesson], examples: Mapping[str, Example], task: Task, stage: int
 ) -> tuple[list[Row], list[Skipped]]:
+    """`encoded` for the recipe's student."""
     if not lessons:
         return [], []
     student = recipe.student
@@ -77,8 +87,73 @@ def _encoded(
     return encoded(lessons, examples, task, chat, stage, recipe.train.max_length)
 
 
+def without(lessons: Sequence[Lesson], skipped: Sequence[Skipped]) -> list[Lesson]:
+    """The lessons that were not skipped, in order."""
+    gone = {one.id for one in skipped}
+    return [one for one in lessons if one.id not in gone]
+
+
+def diagnosis(
+    recipe: Recipe,
+    place: str,
+    lessons: Sequence[Lesson],
+    rows: Sequence[Row],
+    examples: Mapping[str, Example],
+    task: Task,
+    start: Path | None,
+    ready: Ready,
+) -> Diagnosis:
+    """Look at a stage before its first update.
+
+    Args:
+        recipe: The recipe.
+        place: The stage, in messages.
+        lessons: Of the stage, in order, those that were too long left out.
+        rows: The same as token ids.
+        examples: By id.
+        task: Writes prompts and reads answers.
+        start: The stage before, or None.
+        ready: What the trainer has.
+    """
+    student = recipe.student
+    chat = load_chat(student.model, student.revision, student.trust_remote_code)
+    if start and recipe.train.method == "full":
+        chat = load_chat(str(start))  # a whole model is served with the tokenizer that lies beside it
+    numbers = chosen([row.length for row in rows])
+    asked = chat.prompt_ids([task.messages(examples[lessons[n].id], lessons[n].mode) for n in numbers])
+    looked_at = [
+        Rendered(examples[lessons[n].id], lessons[n].mode, ids, labels, prompt)
+        for n, (ids, labels), prompt in zip(numbers, ready.feed(numbers), asked, strict=True)
+    ]
+    findings = examine(looked_at, chat, task)
+    findings += examine_stage(ready.trainable, ready.rows_per_update, recipe.train.batch_size, ready.reload)
+    texts = {one.id: _texts(one, examples[one.id], task) for one in lessons}
+    shown: dict[str, str] = {one.mode: marked(one.ids, one.labels, chat) for one in reversed(looked_at)}
+    return Diagnosis(place, len(rows), findings, typed_marks(texts, chat), shown)
+
+
+def _texts(lesson: Lesson, example: Example, task: Task) -> str:
+    return "\n".join([*(message["content"] for message in task.messages(example, lesson.mode)), lesson.completion])
+
+
+def _look(out: Path, diagnose: Callable[[Ready], Diagnosis], ready: Ready) -> None:
+    """Let the doctor look, keep what it saw beside the stage, and stop where something is wrong."""
+    found = diagnose(ready)
+    write_json(out.with_name(f"{out.name}.doctor.json"), asdict(found))
+    if warning := found.warning():
+        say(f"[yellow]warning[/yellow] {escape(warning)}")
+    found.refuse()
+
+
 def _trained(
-    recipe: Recipe, unit: Unit, stage: Stage, rows: Sequence[Row], n_assigned: int, start: Path | None, out: Path
+    recipe: Recipe,
+    unit: Unit,
+    stage: Stage,
+    rows: Sequence[Row],
+    n_assigned: int,
+    start: Path | None,
+    out: Path,
+    doctor: Callable[[Ready], None],
 ) -> dict[str, Any]:
     """The stage's result; trained now, unless an earlier start of this unit finished the stage."""
     result = out / "stage.json"
@@ -88,9 +163,9 @@ def _trained(
                 f"train: {unit.arm}, {out.name}: no row is left to train on ({n_assigned:,} were assigned)",
                 "skipped rows: too long for train.max_length, or their rationales were rejected (see teach/)",
             )
-        settings = _settings(recipe.train, stage, n_assigned, unit.seed)
+        settings = settings_of(recipe.train, stage, n_assigned, unit.seed)
         with progress(f"training {unit.arm}, {out.name}", total=settings.updates) as bar:
-            train_stage(recipe.student.model_dump(), start, rows, out, settings, bar.at)
+            train_stage(recipe.student.model_dump(), start, rows, out, settings, bar.at, doctor)
     shutil.rmtree(out.with_name(out.name + ".work"), ignore_errors=True)  # left by a kill after the last rename
     try:
         content: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
@@ -99,7 +174,8 @@ def _trained(
     return content
 
 
-def _settings(train: Train, stage: Stage, n_assigned: int, seed: int) -> Settings:
+def settings_of(train: Train, stage: Stage, n_assigned: int, seed: int) -> Settings:
+    """How a stage is trained."""
     updates = updates_for(n_assigned, train.batch_size, stage.epochs or train.epochs)
     lora = Lora(train.lora_r, train.lora_alpha, train.lora_dropout) if train.method == "lora" else None
     return Settings(

@@ -3,6 +3,9 @@
 The rows come tokenised by `Chat`, so TRL neither renders a template nor cuts anything: the loss is on the completion
 and the token that ends the turn, and on nothing else. Batches are not packed. A stage that is killed goes on from its
 last whole checkpoint, with the same data order and random state, to the same weights.
+
+What a stage is about to be fed can be looked at before its first update (`Ready`), and every finished stage keeps a
+few sequences with their loss, so that whoever loads its weights can tell whether they are the trained ones.
 """
 
 import errno
@@ -13,7 +16,9 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from teachwise.chat import Chat
@@ -31,6 +36,7 @@ from transformers import GenerationConfig, TrainerCallback, TrainerControl, Trai
 from trl import SFTConfig, SFTTrainer
 
 from teachwise.engines.hf import find_model, load_chat, load_model, pick_device, pick_dtype
+from teachwise.probe import Reload, reload_of, write_probe
 
 datasets.disable_progress_bars()
 to_log("datasets", "trl", "peft", "accelerate")
@@ -92,6 +98,23 @@ class Settings:
     seed: int
 
 
+@dataclass(frozen=True)
+class Ready:
+    """A stage as it stands before its first update.
+
+    Attributes:
+        feed: From numbers of rows to (ids, labels) of each as the model gets them, without padding.
+        trainable: Weights that training will move.
+        rows_per_update: In memory at once x accumulated x devices, as the trainer counts them.
+        reload: What became of the weights of the stage before; None where there is none.
+    """
+
+    feed: Callable[[Sequence[int]], list[tuple[list[int], list[int]]]]
+    trainable: int
+    rows_per_update: int
+    reload: Reload | None
+
+
 def updates_for(n_assigned: int, batch_size: int, epochs: float) -> int:
     """Optimizer steps of a stage.
 
@@ -112,6 +135,7 @@ def train_stage(
     out: Path,
     settings: Settings,
     on_update: Callable[[int, str], None],
+    on_ready: Callable[[Ready], None] = lambda ready: None,
 ) -> dict[str, Any]:
     """Train, and leave an adapter (or a whole model) with its tokenizer in `out`.
 
@@ -122,6 +146,7 @@ def train_stage(
         out: Appears when the stage is complete, never before.
         settings: How.
         on_update: Called after every update with its number and a short note.
+        on_ready: Called before the first update; nothing is trained if it raises.
 
     Returns:
         Updates, tokens trained on, and the loss curve; also written to `out/stage.json`.
@@ -129,18 +154,51 @@ def train_stage(
     work = out.with_name(out.name + ".work")
     set_seed(settings.seed)
     model, chat = _model(student, start, settings)
+    reload = reload_of(model, start)
     trainer = _trainer(model, chat, rows, work, settings, on_update)
+    on_ready(_ready(trainer, reload))
     ready = work / "ready"
     with _refusals_told(work):
         trainer.train(resume_from_checkpoint=_last_whole(work))
         result = _result(trainer.state, rows, settings)
+        plain = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # not in mixed precision
         shutil.rmtree(ready, ignore_errors=True)
+        write_probe(ready, plain, [(row.prompt, row.completion) for row in rows])
         trainer.model.save_pretrained(ready)
         chat.tokenizer.save_pretrained(ready)
     write_json(ready / "stage.json", result)
     os.replace(ready, out)
     shutil.rmtree(work)
     return result
+
+
+def ready_stage(student: dict[str, Any], start: Path | None, rows: Sequence[Row], settings: Settings) -> Ready:
+    """A stage made ready and not trained; see `train_stage`."""
+    with TemporaryDirectory() as work:
+        model, chat = _model(student, start, settings)
+        reload = reload_of(model, start)
+        return _ready(_trainer(model, chat, rows, Path(work), settings, lambda update, note: None), reload)
+
+
+def _ready(trainer: SFTTrainer, reload: Reload | None) -> Ready:
+    arguments = trainer.args
+    return Ready(
+        feed=partial(_fed, trainer),
+        trainable=sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad),
+        rows_per_update=arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size,
+        reload=reload,
+    )
+
+
+def _fed(trainer: SFTTrainer, numbers: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    batch = trainer.data_collator([trainer.train_dataset[number] for number in numbers])
+    rows = zip(batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True)
+    return [(ids[mask == 1].tolist(), labels[mask == 1].tolist()) for ids, labels, mask in rows]
+
+
+def load_reload(student: dict[str, Any], folder: Path, settings: Settings) -> Reload | None:
+    """Load a finished stage as the next one would, and see whether it is what was saved."""
+    return reload_of(_model(student, folder, settings)[0], folder)
 
 
 @contextmanager
