@@ -201,12 +201,11 @@ def examine(rows: Sequence[Rendered], chat: Chat, task: Task) -> list[Finding]:
 
 
 def _finding(check: Check, rows: Sequence[Rendered], faulty: Sequence[tuple[Rendered, str]], chat: Chat) -> Finding:
-    saw = check.saw(rows, chat)
     if not faulty:
-        return Finding(check.name, len(rows), saw)
+        return Finding(check.name, len(rows), check.saw(rows, chat))
     row, fault = faulty[0]
-    more = f" ({len(faulty):,} of {len(rows):,} sequences looked at)"
-    told = f"row {row.example.row}: {fault}{more}\n  {marked(row.ids, row.labels, chat)}"
+    saw = f"{len(faulty):,} of {len(rows):,} sequences"
+    told = f"row {row.example.row}: {fault} ({saw})\n  {marked(row.ids, row.labels, chat)}"
     return Finding(check.name, len(rows), saw, tuple(one.example.id for one, _ in faulty), told, check.hint)
 
 

@@ -128,7 +128,8 @@ def diagnosis(
     findings = examine(looked_at, chat, task)
     findings += examine_stage(ready.trainable, ready.rows_per_update, recipe.train.batch_size, ready.reload)
     texts = {one.id: _texts(one, examples[one.id], task) for one in lessons}
-    shown: dict[str, str] = {one.mode: marked(one.ids, one.labels, chat) for one in reversed(looked_at)}
+    firsts = {one.mode: one for one in reversed(looked_at)}
+    shown = {str(mode): marked(firsts[mode].ids, firsts[mode].labels, chat) for mode in sorted(firsts, reverse=True)}
     return Diagnosis(place, len(rows), findings, typed_marks(texts, chat), shown)
 
 
