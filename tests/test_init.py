@@ -253,7 +253,7 @@ def test_init_loads_no_model_library(tmp_path):
 
 @pytest.mark.slow
 def test_thirty_rows_written_by_hand_lead_to_a_report_and_a_verdict(tmp_path, monkeypatch, httpserver, capsys):
-    message = {"role": "assistant", "content": "Clearly this one. [[A]]"}
+    message = {"role": "assistant", "content": "so [[ A ]]"}
     usage = {"prompt_tokens": 50, "completion_tokens": 9, "total_tokens": 59}
     choice = {"index": 0, "finish_reason": "stop", "message": message}
     reply = {"id": "1", "object": "chat.completion", "created": 0, "model": "big", "choices": [choice], "usage": usage}
