@@ -51,7 +51,8 @@ def run(put, example_with):
             ]
             folder = put(Unit("evaluate", arm, seed), predictions=rows)
             write_json(folder / "evaluation.json", {"threshold_nats": 0.5})
-    costs = {arm: {"mode": "routed", "cost": {"teacher_tokens": 7.0}} for arm in ARMS}
+    nothing = {"value": 0.0, "low": 0.0, "high": 0.0, "n": 24}
+    costs = {arm: {"mode": "routed", "accuracy": nothing, "against": {}, "cost": {"teacher_tokens": 7.0}} for arm in ARMS}
     write_json(put(Unit("compare")) / "comparison.json", {"arms": costs, "seeds": [0, 1]})
     return put.run
 

@@ -180,6 +180,28 @@ def test_a_changed_recipe_that_stops_early_leaves_no_result_of_the_old_one_besid
     assert not redone(before, times(run))
 
 
+def test_a_changed_recipe_that_is_killed_at_once_leaves_no_old_figure_beside_new_weights(
+    teacher, tmp_path, monkeypatch
+):
+    arms = "arms={base: {policy: none}, sft: {policy: all, give: answer}}"
+    run = run_recipe(small(teacher, arms), tmp_path)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("teachwise.train.train_arm", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(small(teacher, arms, "train.learning_rate=0.002"), tmp_path)
+    assert {unit.partition("/")[0] for unit in times(run)} == {
+        "prepare",
+        "score",
+        "validate",
+        "route",
+        "teach",
+        "replaced",
+    }
+
+
 def test_open_questions_whose_answer_is_a_number_go_the_whole_way(teacher, tmp_path):
     arms = "arms={base: {policy: none}, distill: {policy: all, give: rationale}}"
     run = run_recipe(small(teacher, "data.task=toy_open", "validate.on_fail=warn", arms), tmp_path)
@@ -199,6 +221,21 @@ def test_an_edited_table_is_noticed(tmp_path):
     old = _keys(recipe)[Unit("prepare")]
     table.write_text("question,A,B,answer\nx,1,2,B\n")
     assert _keys(recipe)[Unit("prepare")] != old
+
+
+def test_results_of_a_table_that_was_edited_do_not_stay_when_the_run_stops_early(teacher, tmp_path):
+    table = tmp_path / "q.csv"
+    rows = [f"calc {n} + {m} is,3,4,5,6,A" for n in range(10) for m in range(8)]
+    table.write_text("\n".join(["question,A,B,C,D,answer", *rows]))
+    recipe = [
+        "data={task: multiple_choice, source: " + str(table) + "}",
+        "validate.on_fail=warn",
+        "arms={base: {policy: none}}",
+    ]
+    run = run_recipe(load_recipe("toy", [*recipe, f"teacher.base_url={teacher.base_url}"]), tmp_path / "run")
+    table.write_text("\n".join(["question,A,B,C,D,answer", *rows[:-9]]))
+    run_recipe(load_recipe("toy", [*recipe, f"teacher.base_url={teacher.base_url}"]), tmp_path / "run", until="route")
+    assert not {unit for unit in times(run) if unit.startswith(("evaluate", "compare", "report"))}
 
 
 def test_a_failed_gate_stops_before_anything_is_bought(teacher, tmp_path):

@@ -155,7 +155,8 @@ def run_recipe(recipe: Recipe, root: str | Path, until: str = "report") -> Run:
     with run.locked(), logged(run.root / LOG, secret_values(recipe.teacher.key_env)):
         if until not in BEFORE_TEACH and _is_buying(recipe, run):
             check_key(recipe.teacher.key_env)  # now, and not after hours of scoring
-        _note_recipe(recipe, run, later=STEPS[len(steps) :])
+        write_text(run.root / RESOLVED, recipe.yaml())
+        _set_stale_aside(recipe, run)
         with watching(units, recipe.budget.teacher_tokens, _spent_tokens(run)) as view:
             _do_steps(steps, recipe, run, view)
     return run
@@ -199,20 +200,21 @@ def _do_steps(steps: tuple[Step, ...], recipe: Recipe, run: Run, view: View) -> 
             say(f"[bold]plan[/bold]  {_plan(recipe, run)}")
 
 
-def _note_recipe(recipe: Recipe, run: Run, later: tuple[Step, ...]) -> None:
-    """Write the recipe into the run; where it changed, set results of later steps aside that it does not lead to.
+def _set_stale_aside(recipe: Recipe, run: Run) -> None:
+    """Set every finished unit aside that the recipe and the source do not lead to any more.
 
-    So what lies in a run always belongs to the recipe that lies beside it, also when a run stops early.
+    Done before any work, so that what lies in a run belongs together also when this start is stopped or killed.
     """
-    path, text = run.root / RESOLVED, recipe.yaml()
-    if path.exists() and path.read_text(encoding="utf-8", errors="replace") != text:
-        keys: dict[Unit, str] = {}
-        for step in STEPS:
-            for unit in units_of(step, recipe):
-                keys[unit] = key_of(step, unit, recipe, keys)
-                if step in later and (run.manifest(unit) or {}).get("key", keys[unit]) != keys[unit]:
-                    run.set_aside(unit)
-    write_text(path, text)
+    keys: dict[Unit, str] = {}
+    is_trusted = True
+    for step in STEPS:
+        for unit in units_of(step, recipe):
+            keys[unit] = key_of(step, unit, recipe, keys, is_trusted)
+            if (run.manifest(unit) or {}).get("key", keys[unit]) != keys[unit]:
+                run.set_aside(unit)
+        if step.name == "validate" and run.manifest(Unit("validate")):
+            failed = run.json(Unit("validate"), "validation.json")["verdict"] == "FAIL"
+            is_trusted = not failed or recipe.validation.on_fail == "warn"
 
 
 def _spent_tokens(run: Run) -> int:
