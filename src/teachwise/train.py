@@ -11,23 +11,26 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from teachwise.console import progress
-from teachwise.engines.hf import load_chat
 from teachwise.errors import DataError, damaged
 from teachwise.lessons import Lesson, Skipped, lessons_of
 from teachwise.recipe import Recipe, Stage, Train
 from teachwise.records import Assignment, Example, Rationale, by_id
 from teachwise.run_folder import Run, Unit, write_records
 from teachwise.tasks import Task, load_task
-from teachwise.trainer import Lora, Row, Settings, train_stage, updates_for
+
+if TYPE_CHECKING:  # it loads torch and TRL, and the untouched student needs neither
+    from teachwise.trainer import Row, Settings
 
 
 def encoded(
     lessons: Sequence[Lesson], examples: Mapping[str, Example], task: Task, chat: Any, stage: int, max_length: int
-) -> tuple[list[Row], list[Skipped]]:
+) -> "tuple[list[Row], list[Skipped]]":
     """Lessons as token ids; one that is too long is left out, never cut: its end is where the answer stands."""
+    from teachwise.trainer import Row
+
     prompts = chat.prompt_ids([task.messages(examples[one.id], one.mode) for one in lessons])
     completions = chat.completion_ids([one.completion for one in lessons])
     rows = [Row(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
@@ -69,16 +72,18 @@ def train_arm(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
 
 def _encoded(
     recipe: Recipe, lessons: Sequence[Lesson], examples: Mapping[str, Example], task: Task, stage: int
-) -> tuple[list[Row], list[Skipped]]:
+) -> "tuple[list[Row], list[Skipped]]":
     if not lessons:
         return [], []
+    from teachwise.engines.hf import load_chat
+
     student = recipe.student
     chat = load_chat(student.model, student.revision, student.trust_remote_code)
     return encoded(lessons, examples, task, chat, stage, recipe.train.max_length)
 
 
 def _trained(
-    recipe: Recipe, unit: Unit, stage: Stage, rows: Sequence[Row], n_assigned: int, start: Path | None, out: Path
+    recipe: Recipe, unit: Unit, stage: Stage, rows: "Sequence[Row]", n_assigned: int, start: Path | None, out: Path
 ) -> dict[str, Any]:
     """The stage's result; trained now, unless an earlier start of this unit finished the stage."""
     result = out / "stage.json"
@@ -88,6 +93,8 @@ def _trained(
                 f"train: {unit.arm}, {out.name}: no row is left to train on ({n_assigned:,} were assigned)",
                 "skipped rows: too long for train.max_length, or their rationales were rejected (see teach/)",
             )
+        from teachwise.trainer import train_stage
+
         settings = _settings(recipe.train, stage, n_assigned, unit.seed)
         with progress(f"training {unit.arm}, {out.name}", total=settings.updates) as bar:
             train_stage(recipe.student.model_dump(), start, rows, out, settings, bar.at)
@@ -99,7 +106,9 @@ def _trained(
     return content
 
 
-def _settings(train: Train, stage: Stage, n_assigned: int, seed: int) -> Settings:
+def _settings(train: Train, stage: Stage, n_assigned: int, seed: int) -> "Settings":
+    from teachwise.trainer import Lora, Settings, updates_for
+
     updates = updates_for(n_assigned, train.batch_size, stage.epochs or train.epochs)
     lora = Lora(train.lora_r, train.lora_alpha, train.lora_dropout) if train.method == "lora" else None
     return Settings(

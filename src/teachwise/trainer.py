@@ -16,7 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from teachwise.chat import Chat
+from teachwise.console import say
 from teachwise.run_folder import write_json
 from teachwise.run_log import to_log
 
@@ -30,7 +33,8 @@ from safetensors import SafetensorError
 from transformers import GenerationConfig, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from teachwise.engines.hf import find_model, load_chat, load_model, pick_device, pick_dtype
+from teachwise.engines import find_model
+from teachwise.engines.hf import load_chat, load_model, pick_device, pick_dtype
 
 datasets.disable_progress_bars()
 to_log("datasets", "trl", "peft", "accelerate")
@@ -131,13 +135,19 @@ def train_stage(
     model, chat = _model(student, start, settings)
     trainer = _trainer(model, chat, rows, work, settings, on_update)
     ready = work / "ready"
+    checkpoint = _last_whole(work)
+    if checkpoint:
+        update = int(checkpoint.rpartition("-")[2])
+        say(escape(f"going on from update {update:,} of {settings.updates:,}: {out}"))
     with _refusals_told(work):
-        trainer.train(resume_from_checkpoint=_last_whole(work))
+        trainer.train(resume_from_checkpoint=checkpoint)
         result = _result(trainer.state, rows, settings)
         shutil.rmtree(ready, ignore_errors=True)
         trainer.model.save_pretrained(ready)
         chat.tokenizer.save_pretrained(ready)
     write_json(ready / "stage.json", result)
+    for weights in ready.rglob("*.safetensors"):
+        shutil.copymode(ready / "stage.json", weights)  # written for the owner alone, whatever the umask says
     os.replace(ready, out)
     shutil.rmtree(work)
     return result
