@@ -33,6 +33,8 @@ class Answers:
         found = run.records(Unit("prepare"), "examples.parquet", Example)
         self.examples = [example for example in found if example.split == "test"]
         self.steps = np.array([example.level for example in self.examples])
+        if not all(example.options for example in self.examples):
+            raise SystemExit("error: bench/toy.py measures runs of `data.task: toy`, whose questions have options")
         self.chance = np.array([1 / len(example.options) for example in self.examples])
         self.right: dict[tuple[str, str], np.ndarray] = {}
         self._run, self._seeds = run, seeds
@@ -40,7 +42,7 @@ class Answers:
     def of(self, arm: str, mode: str) -> np.ndarray:
         """(S, N) of one arm in one mode; the untouched student has one seed, which stands for all."""
         if (arm, mode) not in self.right:
-            rows = [self._one(arm, mode, 0 if arm == "base" else seed) for seed in self._seeds]
+            rows = [self._one(arm, mode, self._seeds[0] if arm == "base" else seed) for seed in self._seeds]
             self.right[arm, mode] = np.array(rows, dtype=float)
         return self.right[arm, mode]
 
@@ -68,12 +70,19 @@ def measure(run: Run) -> dict[str, Any]:
     answers = Answers(run, comparison["seeds"])
     long = answers.steps >= 3
     sft_long, distill_long = answers.of("sft", "direct")[:, long], answers.of("distill", "cot")[:, long]
-    base = run.json(Unit("evaluate", "base", 0), "evaluation.json")
+    base = run.json(Unit("evaluate", "base", comparison["seeds"][0]), "evaluation.json")
     return {
         "n_test": len(answers.examples),
         "seeds": comparison["seeds"],
         "modes": modes,
         "base_threshold_nats": base["threshold_nats"],
+        "judged": {
+            name: {
+                "accuracy": arm["accuracy"],
+                **{f"against_{other}": gap["difference"] for other, gap in arm["against"].items()},
+            }
+            for name, arm in comparison["arms"].items()
+        },
         "accuracy": {arm: {mode: bootstrap_mean(answers.of(arm, mode)) for mode in MODES} for arm in modes},
         "auc": auc_rows(run, answers),
         "base_direct": bootstrap_mean(answers.of("base", "direct")[:1]),

@@ -32,8 +32,9 @@ HERE = Path(__file__).parent
 RECIPE_HEAD = """# The recipe
 
 One YAML file says what a run does. `student`, `teacher`, `data` and `budget` are required; everything else has a
-default. `teachwise check RECIPE` prints a recipe with every default filled in. Any field can be changed on the command
-line: `teachwise run my_recipe.yaml train.epochs=1 "arms.banded.edges=[0.3, 0.8]"`.
+default. `teachwise check RECIPE` opens the table, looks for the models' folders and the key, and prints the recipe with
+every default filled in. Any field can be changed on the command line:
+`teachwise run my_recipe.yaml train.epochs=1 "arms.banded.edges=[0.3, 0.8]"`.
 
 Fields marked *speed* change how fast a result is made, not the result; changing them redoes nothing. This page is
 written from the types by `python docs/generate.py`.

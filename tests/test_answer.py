@@ -1,18 +1,20 @@
 """answer: new questions get the answers that evaluate would give, every row comes back, and a kill costs little."""
 
 import json
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
-from teachwise import answering, tuned
+from teachwise import answering, cli, tuned
 from teachwise.answer import NEW_COLUMNS, answer_table, told
 from teachwise.engines import hf
 from teachwise.errors import DataError, StudentError
+from teachwise.pack import pack_arm
 from teachwise.records import LETTERS, Example, Prediction, Unusable
 from teachwise.run_folder import Run, Unit, write_json, write_text
-from teachwise.tasks import load_task
+from teachwise.tasks import Row, load_task
 from teachwise.tasks.questions import question_columns, read_questions
 from teachwise.tasks.table import read_table, write_table
 from teachwise.tuned import find_tuned, open_arm, public_student
@@ -131,7 +133,9 @@ def act(put, example_with, recipe_with, monkeypatch, tmp_path):
     """Answers rows with a scripted student of a multiple-choice run; gives the counts, the rows and the student."""
     arms = {"banded": {"policy": "bands", "stages": [{"easy": "answer"}]}, "base": {"policy": "none"}}
 
-    def run(rows, out="answers.jsonl", subject="", patience=10**9, task="multiple_choice", **options):
+    def run(
+        rows, out="answers.jsonl", subject="", patience=10**9, task="multiple_choice", known=(), also=(), **options
+    ):
         limits = {"max_new_tokens": 9, "batch_tokens": 999}
         recipe = recipe_with(
             data={"source": "trained_on.csv", "task": task},
@@ -139,9 +143,9 @@ def act(put, example_with, recipe_with, monkeypatch, tmp_path):
             seeds=[3, 4],
             evaluate={name: options.pop(name, value) for name, value in limits.items()},
         )
-        put(Unit("prepare"), examples=[example_with("e1", subject=subject)])
-        for seed in (3, 4):
-            folder = put(Unit("evaluate", "banded", seed))
+        put(Unit("prepare"), examples=[example_with("e1", subject=subject), *known])
+        for unit in (Unit("evaluate", "banded", 3), Unit("evaluate", "banded", 4), *also):
+            folder = put(unit)
             accuracy = {"direct": 0.1, "cot": 0.2, "routed": 0.3}
             write_json(folder / "evaluation.json", {"threshold_nats": 0.5, "dev_accuracy": accuracy})
         write_text(put.run.root / "resolved.yaml", recipe.yaml())
@@ -229,18 +233,56 @@ def test_accuracy_is_over_the_rows_that_have_a_gold_answer(act):
     assert found[1]["answer"] == "C", "the gold answer stays as it is"
 
 
+def known_as(split, *rows):
+    """The rows as questions of the run, in a split."""
+    return [Row(0, row["question"], tuple(row["options"]), row["answer"]).example(split) for row in rows]
+
+
+def test_accuracy_is_over_questions_that_were_not_there_to_train_on_or_to_choose_the_threshold(act):
+    """Whatever their white space; test questions count, as do those that the run never had."""
+    rows = [plot(n / 100, at_once="A", answer="AB"[n < 5]) for n in range(10)]
+    known = [*known_as("train", *rows[:5]), *known_as("dev", rows[5]), *known_as("test", rows[6])]
+    counts, _, _ = act([{**row, "options": [f" {one} " for one in row["options"]]} for row in rows], known=known)
+    assert [counts[name] for name in ("judged", "trained_on", "chose_threshold")] == [10, 5, 1]
+    assert (counts["accuracy"]["value"], counts["accuracy"]["n"]) == (1, 4)
+    said = "5 of these 10 were there to train on and 1 to choose the threshold; accuracy on the other 4: 100.0% ("
+    assert f"; {said}" in told(counts)
+    counts, _, _ = act([plot(0.5, answer="A") | {"question": ""}, *rows[5:]], known=known)
+    assert "; 1 of these 5 was there to choose the threshold; accuracy on the other 4: 100.0%" in told(counts)
+    counts, _, _ = act(rows[:6], known=known)
+    assert counts["accuracy"] is None
+    assert "no accuracy: 5 of these 6 were there to train on and 1 to choose the threshold, and no other" in told(
+        counts
+    )
+
+
+def test_an_arm_that_trains_nothing_saw_no_train_question(act):
+    rows = [plot(n / 100, answer="A") for n in range(3)]
+    known = [*known_as("train", *rows[:2]), *known_as("dev", rows[2])]
+    counts, _, _ = act(rows, known=known, arm="base", also=[Unit("evaluate", "base", 3)])
+    assert (counts["trained_on"], counts["chose_threshold"], counts["accuracy"]["n"]) == (0, 1, 2)
+
+
+def test_a_pack_says_that_it_cannot_tell_what_it_was_trained_on(act):
+    counts, _, _ = act([plot(answer="A")])
+    assert told(counts).endswith("accuracy 100.0% (20.7% to 100.0%, n=1)"), "nothing to say where none was there"
+    assert told({**counts, "trained_on": None, "chose_threshold": None}).endswith(
+        "accuracy 100.0% (20.7% to 100.0%, n=1); which of these it was trained on, a pack cannot tell: ask the run"
+    )
+
+
 @pytest.mark.parametrize(
     ("extra", "why"),
     [
-        ({}, "no column"),
-        ({"answer": "A", "label": "B"}, "more than one"),
+        ({}, "no accuracy: the table has no answer column"),
+        ({"answer": "A", "label": "B"}, "no accuracy: several columns could each be the answer: answer, label"),
         ({"answer": "who knows"}, "fit no way of naming an option"),
     ],
 )
 def test_gold_answers_that_cannot_be_read_are_not_guessed_and_stop_nothing(act, extra, why):
     counts, found, _ = act([plot(**extra)] * 2)
     assert (counts["answered"], counts["accuracy"]) == (2, None)
-    assert why in counts["no_gold"]
+    assert counts["no_gold"] in told(counts)
     assert why in told(counts)
     assert "student_correct" not in found[0]
 
@@ -319,6 +361,9 @@ def test_what_a_killed_job_left_is_not_taken_for_another_job(act):
     for other in ({"seed": 4}, {"student": "elsewhere"}, {"max_new_tokens": 8}):
         assert killed_after_its_first_batch(**other) == [("direct", 2)], other
     assert killed_after_its_first_batch([plot(0.9, "A"), plot(0.9, "B")]) == [("direct", 2)]
+    for subject in ("law", "art"):
+        one = [plot(0.9, "C", subject=subject)]
+        assert killed_after_its_first_batch(one, subject="law") == [("direct", 1)], "another subject, another prompt"
     _, found, actor = act(rows, mode="cot")
     assert [row["student_answer"] for row in found] == ["B", "B"]
     assert actor.calls == [("cot", 2)], "another mode asks no question again"
@@ -352,6 +397,33 @@ def test_what_cannot_be_asked_for_says_why(act, options, found, hint):
     assert found in caught.value.found
     assert hint in caught.value.hint
     assert act.actor.calls == []
+
+
+def test_recipe_fields_are_refused_with_how_columns_are_found(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["teachwise", "answer", "runs/x", "q.csv", "data.columns.question=X"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    said = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert said.startswith("error: answer: data.columns.question=X: cannot be said here; it takes RUN or PACK, TABLE")
+    assert "call it in the table as in the recipe that trained, or question, options" in said
+
+
+COMMANDS = {
+    "answer": lambda run, table, out: answer_table(run, table, out, "banded"),
+    "pack": lambda run, _, out: pack_arm(run, "banded", None, out),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_run_of_open_questions_is_refused_before_anything_is_written(put, recipe_with, tmp_path, command):
+    put(UNIT)
+    write_text(put.run.root / "resolved.yaml", recipe_with(data={"task": "toy_open"}).yaml())
+    write_table(tmp_path / "q.jsonl", [plot()])
+    with pytest.raises(DataError, match="its questions are open") as caught:
+        COMMANDS[command](put.run.root, str(tmp_path / "q.jsonl"), tmp_path / "out.csv")
+    assert "task: toy" in caught.value.hint
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["q.jsonl", "run"]
 
 
 def test_a_folder_that_is_neither_run_nor_pack_is_refused(tmp_path):
@@ -411,8 +483,9 @@ def test_what_two_columns_could_be_is_asked_unless_it_is_the_answer():
     row = {"question": "why?", "options": ["a", "b"], "choices": ["c", "d"]}
     with pytest.raises(DataError, match="could each be the options"):
         read([row])
-    with pytest.raises(DataError, match="no column for the options"):
+    with pytest.raises(DataError, match="no column for the options") as caught:
         read([{"question": "why?", "answer": "A"}])
+    assert "call it in the table as in the recipe that trained" in caught.value.hint, "there is no recipe to write in"
 
 
 def test_a_gold_answer_is_read_as_the_recipe_says():

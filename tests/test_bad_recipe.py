@@ -228,7 +228,7 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path, name):
 @pytest.mark.parametrize("content", [b"\xef\xbb\xbf" + GOOD.encode(), GOOD.replace("\n", "\r\n").encode()])
 def test_what_windows_writes_is_read(tmp_path, content):
     (tmp_path / "my.yaml").write_bytes(content)
-    assert teachwise("check", tmp_path / "my.yaml")[0] == 0
+    assert teachwise("check", tmp_path / "my.yaml", "data={task: toy}")[0] == 0
 
 
 OVERRIDE_CASES = [
@@ -262,7 +262,7 @@ def test_a_wrong_override_is_named_as_the_command_lines_not_the_files(tmp_path, 
 
 def test_an_override_may_change_an_arm_that_the_recipe_leaves_to_the_default(tmp_path):
     (tmp_path / "my.yaml").write_text(UNTIL_ARMS)
-    code, out, _ = teachwise("check", tmp_path / "my.yaml", "arms.banded.edges=[0.3, 0.8]")
+    code, out, _ = teachwise("check", tmp_path / "my.yaml", "arms.banded.edges=[0.3, 0.8]", "data={task: toy}")
     assert code == 0
     assert "- 0.3" in out
     assert "distill:" in out
@@ -320,3 +320,34 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
         monkeypatch.setattr("teachwise.recipe.load_recipe", fail)
         with pytest.raises(type(fault)):
             teachwise("check", "toy")
+
+
+@pytest.mark.parametrize("more", ["", ", other: 1"])
+def test_a_number_with_commas_is_told_how_to_be_written(tmp_path, more):
+    path = tmp_path / "my.yaml"
+    path.write_text(GOOD.replace("budget:\n  teacher_tokens: 1_000", "budget: {teacher_tokens: 2,000,000" + more + "}"))
+    code, out, err = teachwise("check", path)
+    assert (code, out) == (2, "")
+    assert_told(err, f"{path}:4: 2,000,000: a comma separates keys here", "", "write 2000000 or 2_000_000")
+
+
+@pytest.mark.parametrize(
+    ("teacher", "told"),
+    [
+        ("{model: big, api_key: SECRET}", "unknown key 'teacher.api_key'; did you mean 'key_env'?"),
+        ("{model: big, url: SECRET}", "unknown key 'teacher.url'; did you mean 'base_url'?"),
+    ],
+)
+def test_what_other_tools_call_a_key_leads_to_ours(tmp_path, teacher, told):
+    path = tmp_path / "my.yaml"
+    path.write_text(GOOD.replace("teacher: big", f"teacher: {teacher}"))
+    code, _, err = teachwise("check", path)
+    assert code == 2
+    assert_told(err, f"{path}:2: {told}", "")
+    assert "SECRET" not in err
+
+
+def test_a_key_of_digits_with_a_value_is_still_a_key_that_is_no_text(tmp_path):
+    path = tmp_path / "my.yaml"
+    path.write_text(GOOD.replace("budget:\n  teacher_tokens: 1_000", "budget: {teacher_tokens: 2, 300: 5}"))
+    assert_told(teachwise("check", path)[2], f"{path}:4: the key 300 is no text", "", "quotes")

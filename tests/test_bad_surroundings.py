@@ -132,10 +132,19 @@ def test_the_results_of_another_recipe_are_set_aside_aloud_and_fetched_back(home
     first = content_of(home / "run")
     code, _, err = go_on(home, "data.seed=5")
     assert code == 0
-    assert "aside prepare: of another recipe or other inputs, now in" in err
+    replaced = home / "run" / "replaced"
+    assert err.splitlines()[:2] == [
+        "changed since the last start: data.seed 0 -> 5",
+        f"aside: 8 units of prepare, score, validate, route (of the earlier recipe), kept in {replaced}",
+    ]
     kept = set(content_of(home / "run" / "replaced").values())
     assert {digest for name, digest in first.items() if name.startswith("prepare/")} <= kept
-    assert go_on(home)[0] == 0
+    code, _, err = go_on(home)
+    assert code == 0
+    assert "aside: 8 units of prepare, score, validate, route" in err
+    assert "back  prepare: 1 of 1 fetched from replaced/" in err
+    assert "back  route: 5 of 5 fetched from replaced/" in err
+    assert "kept" not in err.replace("kept in", "")
     assert {name: content_of(home / "run")[name] for name in first if name != "resolved.yaml"} == {
         name: digest for name, digest in first.items() if name != "resolved.yaml"
     }

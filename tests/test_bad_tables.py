@@ -63,7 +63,7 @@ FILE_CASES = [
     ("brackets without end", "q.jsonl", LINES[0] + "[" * 100_000, ":2: JSON that cannot be read", ""),
     ("5,000 digits", "q.json", f'[{{"answer": {"9" * 5000}}}]', ":1: JSON that cannot be read", ""),
     # CSV
-    ("semicolons", "q.csv", CSV.replace(",", ";"), ":1: one column, ", "the separator seems to be ';'"),
+    ("bars", "q.csv", CSV.replace(",", "|"), ":1: one column, ", "the separator seems to be '|'"),
     ("tabs", "q.csv", CSV.replace(",", "\t"), ":1: one column, ", "the separator seems to be '\\t'"),
     ("commas for tabs", "q.tsv", CSV, ":1: one column, ", "the separator seems to be ','"),
     ("a short row", "q.csv", CSV + "What?,one\n", ":11: 2 cells, wanted 6 as in the header", "quotes"),

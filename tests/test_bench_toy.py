@@ -1,6 +1,8 @@
 """`bench/toy.py`: its figures are those that can be worked out by hand from a run's tables."""
 
 import importlib.util
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,7 +53,10 @@ def run(put, example_with):
             ]
             folder = put(Unit("evaluate", arm, seed), predictions=rows)
             write_json(folder / "evaluation.json", {"threshold_nats": 0.5})
-    costs = {arm: {"mode": "routed", "cost": {"teacher_tokens": 7.0}} for arm in ARMS}
+    nothing = {"value": 0.0, "low": 0.0, "high": 0.0, "n": 24}
+    costs = {
+        arm: {"mode": "routed", "accuracy": nothing, "against": {}, "cost": {"teacher_tokens": 7.0}} for arm in ARMS
+    }
     write_json(put(Unit("compare")) / "comparison.json", {"arms": costs, "seeds": [0, 1]})
     return put.run
 
@@ -86,3 +91,18 @@ def test_every_target_can_be_missed_and_held(bench, run):
     assert not any(bench.targets(poor).values())
     near = replace(flat, value=-0.1)
     assert all(bench.targets({**found, "long_sft_above_chance": near}).values())
+
+
+def test_the_table_in_the_readme_is_the_measured_one(bench):
+    root = Path(__file__).parents[1]
+    judged = json.loads((root / "bench" / "results" / "toy.json").read_text())["judged"]
+    rows = re.findall(r"^\| `(\w+)`: .*$", (root / "README.md").read_text(), re.MULTILINE)
+    assert rows == list(ARMS)
+    for line in (root / "README.md").read_text().splitlines():
+        if match := re.match(r"\| `(\w+)`: [^|]*\|[^|]*\|(.*)\|(.*)\|(.*)\|.*\|$", line):
+            arm, *cells = match.groups()
+            given = [judged[arm]["accuracy"], judged[arm].get("against_base"), judged[arm].get("against_random")]
+            for cell, figure in zip(cells, given, strict=True):
+                shown = [float(number) for number in re.findall(r"[-+]?[\d.]+", cell)]
+                wanted = [100 * figure[end] for end in ("value", "low", "high")] if figure else []
+                assert shown == pytest.approx(wanted, abs=0.051), (arm, cell)

@@ -25,6 +25,40 @@ def test_the_sample_holds_every_kind_by_turns_and_stays_within_its_room():
     assert browse.sample(rows[::-1], arms, room=60_000)["rows"] == found["rows"]
 
 
+def test_no_arm_s_name_can_take_a_column_of_the_question_or_of_another_arm():
+    names = ("student", "rationale", "sft", "sft_seeds", "sft_arm", "arm", "arm_sft", "x_gave")
+    rows, arms = questions(make(names=names, control="rationale"))
+    usual, usual_arms = questions(make())
+    assert (len(arms), len(usual_arms)) == (8, 3)
+    assert len(rows[0]) == len(usual[0]) + 5 * (8 - 3), "some columns took the place of others"
+    own = [name for name in usual[0] if not name.startswith("arm_")]
+    assert [[row[name] for name in own] for row in rows] == [[row[name] for name in own] for row in usual]
+    for row in rows:
+        for arm in arms:
+            states = row[f"arm_{arm}_states"]
+            assert row[f"arm_{arm}_correct"] == (None if row["split"] == "train" else states == "B")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "on_rejected", "wanted"),
+    [
+        ("kept", "answer", "rationale"),
+        ("wrong", "answer", "rationale, rejected as wrong; its answer was trained on"),
+        ("truncated", "drop", "rationale, rejected as cut off; it was left out"),
+        ("unreadable", "drop", "rationale, rejected as unreadable; it was left out"),
+        ("failed", "answer", "rationale, which never came; its answer was trained on"),
+    ],
+)
+def test_a_question_tells_what_was_learnt_in_place_of_a_rejected_rationale(verdict, on_rejected, wanted):
+    rows, arms = questions(make(names=("base", "sft", "banded")))
+    for row in rows:
+        row["rationale_verdict"] = row["rationale_verdict"] and verdict
+        for arm, gave in (("base", "nothing"), ("sft", "answer"), ("banded", "rationale")):
+            row[browse.column(arm, "gave")] = gave
+    held = browse.sample(rows, arms, on_rejected=on_rejected)["rows"]
+    assert [one["gave"] for one in held if one["split"] == "train"] == [["nothing", "answer", wanted]] * 5
+
+
 @pytest.mark.parametrize(
     ("split", "states", "kind"),
     [
@@ -35,8 +69,8 @@ def test_the_sample_holds_every_kind_by_turns_and_stays_within_its_room():
     ],
 )
 def test_the_kind_of_a_question_that_arms_answered(split, states, kind):
-    answers = {f"{arm}_states": letter for arm, letter in zip("xy", states, strict=True)}
-    right = {f"{arm}_correct": letter == "B" for arm, letter in zip("xy", states, strict=True)}
+    answers = {browse.column(arm, "states"): letter for arm, letter in zip("xy", states, strict=True)}
+    right = {browse.column(arm, "correct"): letter == "B" for arm, letter in zip("xy", states, strict=True)}
     assert browse.kind_of({"split": split, **answers, **right}, ["x", "y"]) == f"{split}: {kind}"
 
 
@@ -45,7 +79,7 @@ def test_twelve_thousand_long_questions_stay_under_five_megabytes():
     rows, arms = questions(data, per_split=4000)
     for row in rows:
         row["question"] *= 40
-        for name in ("rationale", *(f"{arm}_text" for arm in arms)):
+        for name in ("rationale", *(f"arm_{arm}_text" for arm in arms)):
             row[name] = row[name] and row[name] * 200
     some = browse.sample(rows, arms)
     assert some["of"] == 12_000

@@ -4,6 +4,7 @@ import re
 from itertools import pairwise
 from xml.etree import ElementTree
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,6 +29,47 @@ def test_many_arms_look_different_and_those_of_one_price_do_not_hide_one_another
     picture = ElementTree.fromstring(charts.budget_chart(arms))
     places = [line.get("x1") for line in picture.iter("line") if line.get("class").startswith("span")]
     assert len(places) == len(set(places)) == len(arms)
+
+
+WIDE = {"narrow": (0.42, 0.40, 0.46), "wide": (0.60, 0.45, 0.70)}
+
+
+def with_intervals():
+    arms = make(names=tuple(WIDE), control=None)["comparison"]["arms"]
+    for name, found in WIDE.items():
+        row = {**dict(zip(("value", "low", "high"), found, strict=True)), "n": 50}
+        arms[name] |= {"accuracy": row, "by_level": {"1": row}}
+    return arms
+
+
+def shares_at(picture, names):
+    """Where the axis of shares puts them: a line through the first and the last of its labels."""
+    labels = [one for one in picture.iter("text") if one.get("class") == "tick" and one.text.endswith("%")]
+    ends = [(float(one.text[:-1]) / 100, float(one.get(names[0])) - names[1]) for one in (labels[0], labels[-1])]
+    (low, start), (high, end) = ends
+    return lambda share: start + (share - low) / (high - low) * (end - start)
+
+
+@pytest.mark.parametrize(
+    ("draw", "axis", "label"),
+    [
+        (charts.arm_chart, "x", 0),
+        (lambda arms: charts.group_chart(arms, "by_level"), "x", 0),
+        (charts.budget_chart, "y", 4),
+    ],
+)
+def test_every_interval_reaches_from_its_lower_to_its_upper_end(draw, axis, label):
+    picture = ElementTree.fromstring(draw(with_intervals()))
+    at = shares_at(picture, (axis, label))
+    spans = [one for one in picture.iter("line") if one.get("class").startswith("span")]
+    assert len(spans) == 2
+    for span, (_, low, high) in zip(spans, WIDE.values(), strict=True):
+        assert float(span.get(f"{axis}1")) == pytest.approx(at(low), abs=0.2)
+        assert float(span.get(f"{axis}2")) == pytest.approx(at(high), abs=0.2)
+        other = "y" if axis == "x" else "x"
+        assert span.get(f"{other}1") == span.get(f"{other}2")
+    (circle,) = [one for one in picture.iter("circle") if "n = 50" in (one.find("title").text or "")]
+    assert float(circle.get(f"c{axis}")) == pytest.approx(at(WIDE["narrow"][0]), abs=0.2)
 
 
 def test_the_bars_of_the_histogram_have_the_lengths_of_their_counts():
@@ -86,7 +128,35 @@ def test_the_band_of_the_curve_is_drawn_around_it():
     ]
 
 
-def test_the_histogram_names_the_bands_it_has_room_for():
+@pytest.mark.parametrize(
+    ("borders", "names"),
+    [
+        ([0.7, 1.5], ["easy", "medium", "hard"]),
+        ([0.7, 1.99], ["easy", "medium", "hard ▸"]),
+        ([0.01, 1.2], ["◂ easy", "medium", "hard"]),
+        ([0.01, 0.02], ["◂ easy", "◂ medium", "hard"]),
+        ([1.98, 1.99], ["easy", "medium ▸", "hard ▸"]),
+        ([0.9, 0.91], ["easy", "◂ medium", "hard"]),
+    ],
+)
+def test_the_histogram_names_every_band_and_no_name_stands_on_another(borders, names):
     found = {"edges": [0.0, 1.0, 2.0], "correct": [8, 4], "wrong": [2, 1]}
-    names = re.findall(r">(easy|medium|hard)<", charts.score_histogram(found, [0.7, 1.99]))
-    assert names == ["easy", "medium"]
+    picture = ElementTree.fromstring(charts.score_histogram(found, borders))
+    labels = [one for one in picture.iter("text") if re.search("easy|medium|hard", one.text)]
+    assert [one.text for one in labels] == names
+    ends = [(float(one.get("x")), drawing.LETTER * len(one.text) / 2) for one in labels]
+    assert all(a + half <= b - other for (a, half), (b, other) in pairwise(ends))
+    assert ends[0][0] - ends[0][1] >= 51
+    assert ends[-1][0] + ends[-1][1] <= 409
+
+
+@pytest.mark.parametrize("first", [100, 2])
+def test_the_names_of_stages_stand_above_the_curve_and_beside_one_another(first):
+    stages = [{"loss_curve": [[1, 3.0], [n, 0.1]], "updates": n} for n in (first, 100)]
+    picture = ElementTree.fromstring(charts.loss_chart(stages))
+    names = [one for one in picture.iter("text") if one.text.startswith("stage")]
+    assert [one.text for one in names] == ["stage 1", "stage 2"]
+    highest = min(float(line.get("y1")) for line in picture.iter("line") if line.get("class") == "grid")
+    assert all(float(one.get("y")) <= highest - 8 for one in names)
+    places = [float(one.get("x")) for one in names]
+    assert places[1] - places[0] >= 7 * drawing.LETTER

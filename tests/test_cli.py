@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 import typer.main
@@ -334,3 +335,26 @@ def test_a_broken_locale_does_not_break_the_help():
     found = shell(MAIN, "--help", env={**os.environ, "LC_ALL": "C", "COLUMNS": "80"})
     assert found.returncode == 0
     assert "Usage" in found.stdout
+
+
+def test_the_version_is_told(teachwise):
+    assert teachwise("--version") == (0, f"teachwise {version('teachwise')}\n", "")
+
+
+def test_a_run_folder_in_place_of_a_recipe_leads_to_its_report_and_its_recipe(teachwise, recipe, tmp_path):
+    run = tmp_path / "run"
+    assert teachwise("prepare", recipe(), "--out", run)[0] == 0
+    code, _, err = teachwise("report", run)
+    assert code == 2
+    assert f"error: {run}: is a run folder, wanted a recipe" in err
+    assert f"hint: its recipe: teachwise report {run}/resolved.yaml --out {run}" in err
+    (run / "report").mkdir()
+    (run / "report" / "report.html").touch()
+    assert f"hint: its report lies at {run}/report/report.html; its recipe: " in teachwise("report", run)[2]
+
+
+def test_init_says_first_that_it_was_given_a_recipe(teachwise, tmp_path):
+    for name in ("second.yaml", "my.yml"):
+        code, _, err = teachwise("init", tmp_path / name)
+        assert code == 2
+        assert f"error: {tmp_path / name}: is a recipe by its name, wanted a table of questions" in err

@@ -157,8 +157,8 @@ def test_the_untouched_base_meets_every_seed_of_the_other():
     [
         ((0.05, 0.01, 0.09), "better than random by 5.0 points (+1.0 to +9.0)."),
         ((-0.05, -0.09, -0.01), "worse than random by 5.0 points (-9.0 to -1.0)."),
-        ((0.02, -0.01, 0.05), "not told apart from random (-1.0 to +5.0 points)."),
-        ((0.02, 0.0, 0.05), "not told apart from random (+0.0 to +5.0 points)."),
+        ((0.02, -0.01, 0.05), "tokens; not told apart from random."),
+        ((0.02, 0.0, 0.05), "tokens; not told apart from random."),
         (None, "for 1,234 teacher tokens."),
     ],
 )
@@ -172,6 +172,20 @@ def test_a_result_in_plain_words(gap, wanted):
     found = sentence("banded", summary, ["random"] if gap else [])
     assert found.startswith("banded: 60.0% (55.0% to 65.0%) thinking only when unsure, for 1,234 teacher tokens")
     assert found.endswith(wanted)
+
+
+def test_the_arms_that_one_is_not_told_apart_from_are_named_once_and_last():
+    gaps = {"base": (0.01, -0.1, 0.1), "random": (0.02, -0.1, 0.1), "sft": (-0.05, -0.09, -0.01)}
+    against = {other: dict(zip(("value", "low", "high"), gap, strict=True)) for other, gap in gaps.items()}
+    summary = {
+        "mode": "cot",
+        "accuracy": {"value": 0.5, "low": 0.4, "high": 0.6},
+        "cost": {"teacher_tokens": 0.0},
+        "against": {other: {"difference": gap} for other, gap in against.items()},
+    }
+    assert sentence("banded", summary, list(gaps)).endswith(
+        "; worse than sft by 5.0 points (-9.0 to -1.0); not told apart from base and random."
+    )
 
 
 def test_an_arm_that_bought_nothing_says_so():
@@ -207,7 +221,7 @@ def predictions(arm):
 def compared(put, example_with, recipe_with):
     """Runs the step on a hand-made run of three arms whose best mode on test is never their best on dev."""
 
-    def run(seeds=(0,), randomised=False, level=None):
+    def run(seeds=(0,), randomised=False, level=None, banded=BANDED):
         train = [example_with(f"e{n}", row=n, level=level) for n in range(8)]
         held = [example_with(one, split, 10 + n, "law" if n % 2 else "art", level) for split, ids in
                 (("dev", DEV), ("test", TEST)) for n, one in enumerate(ids)]  # fmt: skip
@@ -218,7 +232,7 @@ def compared(put, example_with, recipe_with):
             Unit("score"),
             scores=[Score(e.id, "m", value[e.id], "A", True, 0.5, 1.0, 1) for e in [*train, *held]],
         )
-        arms = {"base": {"policy": "none"}, "banded": BANDED, "random": {"policy": "random", "like": "banded"}}
+        arms = {"base": {"policy": "none"}, "banded": banded, "random": {"policy": "random", "like": "banded"}}
         recipe = recipe_with(arms=arms, seeds=list(seeds))
         for arm in arms:
             for seed in recipe.seeds_of(arm):
@@ -283,6 +297,18 @@ def test_bands_of_test_questions_come_from_the_edges_of_train_rows(compared):
         "medium": (0.5, 2),
         "hard": (0.0, 1),
     }
+
+
+def test_where_the_train_questions_are_too_few_for_three_bands_none_is_told(compared):
+    for edges in ([0.01, 0.99], [0.01, 0.5], [0.5, 0.99]):  # of eight: 0 8 0, 0 4 4 and 4 4 0
+        arm = compared(banded={**BANDED, "edges": edges})[1]["arms"]["banded"]
+        assert "by_band" not in arm
+        assert arm["by_subject"]
+
+
+def test_the_first_arm_with_bands_says_where_they_begin(compared):
+    by_band = compared(banded={**BANDED, "edges": [0.5, 0.75]})[1]["arms"]["base"]["by_band"]
+    assert {band: one["n"] for band, one in by_band.items()} == {"easy": 2, "medium": 1, "hard": 1}
 
 
 def test_levels_are_shown_where_every_question_has_one(compared):

@@ -14,15 +14,16 @@ import sys
 import termios
 import time
 import warnings
+from types import SimpleNamespace
 
 import pyte
 import pytest
 from rich.console import Console
 from werkzeug import Response
 
-from teachwise import console, prepare
+from teachwise import console, live_view, prepare
 from teachwise.errors import DataError
-from teachwise.live_view import Above, View, in_words, seconds_left
+from teachwise.live_view import Above, View, seconds_left
 from teachwise.pipeline import run
 from teachwise.run_log import LOG, logged, secret_values, to_log
 from teachwise.tasks.table import write_table
@@ -231,7 +232,21 @@ def test_time_left_counts_the_units_to_come_and_not_those_of_a_moment():
     assert seconds_left(5, 0.0, [0.01, 30], 1) == 25 + 30
     assert seconds_left(5, 0.01, [], 4) is None
     assert seconds_left(90, 0.0, [30], 0) == 0
-    assert [in_words(one) for one in (0, 59.4, 60, 3600)] == ["0 s", "59 s", "1 min 0 s", "1 h 0 min"]
+
+
+@pytest.mark.parametrize(("units", "left"), [(2, "6 s"), (3, "16 s"), (5, "36 s")])
+def test_the_unit_at_work_is_not_counted_among_those_to_come(monkeypatch, units, left):
+    now = 100.0
+    monkeypatch.setattr(live_view.time, "monotonic", lambda: now)
+    view = View({"train": units})
+    view.begin("train", "train sft")
+    now = 110.0
+    view.end("train", is_new=True)
+    view.begin("train", "train banded")
+    now = 114.0
+    paper = Console(file=io.StringIO(), width=80, height=40)
+    paper.print(view.render(paper))
+    assert paper.file.getvalue().splitlines()[-1].strip() == f"14 s so far   about {left} left in train"
 
 
 def test_half_lines_are_kept_until_they_end():
@@ -246,12 +261,35 @@ def test_half_lines_are_kept_until_they_end():
 
 
 def test_without_a_terminal_there_are_plain_lines_and_a_long_job_speaks_once_in_a_while(monkeypatch, capsys):
-    monkeypatch.setattr(console, "LOG_SECONDS", -1)
+    clock = [0.0]
+    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     with console.watching(STEPS, None) as view:
         view.begin("score", "score")
-        with console.progress("scoring [x]", total=9) as bar:
-            bar.advance(3, "fine", spent_tokens=1234)
-    assert capsys.readouterr() == ("", "  scoring [x]: 3 of 9 1,234 tokens fine\n")
+        with console.progress("scoring [x]", total=200) as bar:
+            for second in range(0, 150, 5):
+                clock[0] = second
+                bar.advance(1, f"at {second}", spent_tokens=1000 + second)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "  scoring [x]: 4 of 200 1,015 tokens at 15",
+        "  scoring [x]: 16 of 200 1,075 tokens at 75",
+        "  scoring [x]: 28 of 200 1,135 tokens at 135",
+    ]
+
+
+def test_every_long_job_has_a_bar_that_speaks(recipe, tmp_path, httpserver, monkeypatch, capsys):
+    monkeypatch.setattr(console, "FIRST_SECONDS", 0)
+    monkeypatch.setattr(console, "LOG_SECONDS", 0)
+    answer_after(httpserver, 0)
+    arms = "arms={sft: {policy: all, give: answer}, distill: {policy: all, give: rationale}}"
+    few = "data.limit={train: 40, dev: 2, test: 2}"
+    run(recipe(), "score={}", "validate.on_fail=warn", "train.epochs=1", "evaluate.max_new_tokens=4", few,
+        "on_rejected=answer", arms, out=tmp_path / "run", until="evaluate")  # fmt: skip
+    err = capsys.readouterr().err
+    for said in (r"scoring: \d+ of 44", r"teaching: \d+ of 40 [\d,]+ tokens", "training sft, stage-0: 1 of 3"):
+        assert re.search(f"^  {said}", err, re.MULTILINE), said
+    assert len(re.findall(r"^  [^:]*: \d+ of 4 ", err, re.MULTILINE)) >= 2, "evaluating"
 
 
 def test_forced_colours_in_a_file_draw_no_picture(recipe, tmp_path):

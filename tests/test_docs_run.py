@@ -147,10 +147,10 @@ def test_the_columns_of_the_reports_table_are_described(finished_place):
     import pyarrow.parquet as pq
 
     section = FILES.read_text(encoding="utf-8").partition("### `report/examples.parquet`")[2].partition("\n#")[0]
-    shown = {name.replace("ARM", "banded") for name in re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)}
+    shown = {name.replace("NAME", "banded") for name in re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)}
     with open(finished_place[0] / "runs" / "my_recipe" / "report" / "examples.parquet", "rb") as file:
         names = pq.read_schema(file).names
-    assert shown == {name for name in names if not name.startswith(("base_", "random_"))}
+    assert shown == {name for name in names if not name.startswith(("arm_base_", "arm_random_"))}
 
 
 # ------------------------------------------------------------------------------------- the mechanism itself

@@ -335,7 +335,7 @@ def between(monkeypatch):
                 change(out)
             return result
 
-        monkeypatch.setattr(train, "train_stage", train_stage)
+        monkeypatch.setattr(trainer, "train_stage", train_stage)
 
     return happens
 

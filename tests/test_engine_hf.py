@@ -21,7 +21,7 @@ from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from teachwise import entropy
 from teachwise.engines import length_batches, load_teacher
-from teachwise.engines.hf import HfEngine, answer_entropy
+from teachwise.engines.hf import HfEngine, answer_entropy, load_model
 from teachwise.errors import StudentError
 from teachwise.ledger import Request
 from test_chat import CHATML, word_tokenizer
@@ -364,3 +364,14 @@ def test_an_adapter_that_is_not_there_is_the_users_mistake(tmp_path):
     with pytest.raises(StudentError, match="adapter") as error:
         HfEngine(folder, adapter=tmp_path / "nowhere")
     assert error.value.hint
+
+
+def test_a_hub_model_is_said_to_be_loading_once_and_a_folder_is_not(monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr("teachwise.engines.hf.AutoModelForCausalLM.from_pretrained", refuse)
+    for name in ("owner/never-said-before", "owner/never-said-before", "toy"):
+        with pytest.raises(StudentError, match="no network"):
+            load_model(name, None, "float32", False)
+    assert capsys.readouterr().err == "loading owner/never-said-before (from the hub if it is not in the cache)\n"

@@ -191,6 +191,16 @@ def test_a_server_that_stumbles_is_asked_again(server, teacher_of, slept):
     assert all(0 < wait <= 30 for wait in slept)
 
 
+def test_tries_are_told_once_each_though_many_requests_wait(server, teacher_of, slept, capsys):
+    answers(server, *[("oops", 500)] * 2, completion())
+    ask(teacher_of(server))
+    url = server.url_for("/v1")
+    assert [line for line in capsys.readouterr().err.splitlines() if url in line] == [
+        f"teacher answers 500 at {url}/, trying again (2 of 5)",
+        f"teacher answers 500 at {url}/, trying again (3 of 5)",
+    ]
+
+
 def test_a_server_that_never_recovers_is_a_failed_reply_and_the_rest_goes_on(server, teacher_of, slept):
     answers(server, *[("oops", 503)] * openai.ATTEMPTS, completion())
     failed, fine = ask(teacher_of(server), 2)
@@ -254,7 +264,7 @@ def test_replies_under_way_are_handed_over_before_a_refusal_ends_the_step(server
     assert len(server.log) == 3
 
 
-def test_nobody_at_the_address_is_the_users_mistake(slept):
+def test_nobody_at_the_address_is_the_users_mistake(slept, capsys):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         base_url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
@@ -262,6 +272,9 @@ def test_nobody_at_the_address_is_the_users_mistake(slept):
         ask(load_teacher("openai", model="big", base_url=base_url, concurrency=2), 5)
     assert "start the server" in error.value.hint
     assert base_url in error.value.found
+    assert capsys.readouterr().err.splitlines() == [
+        f"teacher does not answer at {base_url}/, trying again ({attempt} of 5)" for attempt in (2, 3, 4, 5)
+    ]
 
 
 def test_a_key_that_is_not_set_is_the_users_mistake(monkeypatch):

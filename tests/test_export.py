@@ -1,9 +1,11 @@
 """export: foreign trainers get exactly the lessons that our own trainer learns from."""
 
 import json
+import sys
 
 import pytest
 
+from teachwise import cli
 from teachwise.errors import DataError
 from teachwise.export import FORMATS, export_arm
 from teachwise.lessons import Lesson, Skipped, lessons_of
@@ -14,6 +16,7 @@ from teachwise.tasks import load_task
 ARMS = {
     "base": {"policy": "none"},
     "banded": {"policy": "bands", "stages": [{"easy": "answer", "medium": "answer"}, {"hard": "rationale"}]},
+    "sft": {"policy": "all", "give": "answer"},
 }
 ASSIGNED = [
     Assignment("e3", "hard", "rationale", 1),
@@ -49,6 +52,8 @@ def taught(put, example_with, recipe_with):
         for seed, assigned in ((4, ASSIGNED), (9, ASSIGNED[:2])):
             put(Unit("route", "banded", seed), assignments=assigned)
             put(Unit("teach", "banded", seed), rationales=RATIONALES)
+        put(Unit("route", "sft", 4), assignments=ASSIGNED[1:3])
+        put(Unit("teach", "sft", 4), rationales=[])
         write_text(put.run.root / "resolved.yaml", recipe.yaml())
         return put.run.root, recipe, {example.id: example for example in examples}
 
@@ -209,6 +214,31 @@ def test_what_cannot_be_exported_says_why(taught, tmp_path, arm, seed, form, fou
     assert found in caught.value.found
     assert hint in caught.value.hint
     assert not (tmp_path / "out").exists()
+
+
+def test_the_export_of_another_arm_is_replaced_only_when_told_and_that_of_the_same_is_refreshed(taught, tmp_path):
+    root, out = taught()[0], tmp_path / "out"
+    export_arm(root, "banded", None, "messages", out)
+    made = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(DataError, match="holds the export of arm 'banded' already") as caught:
+        export_arm(root, "sft", None, "messages", out)
+    assert "--force" in caught.value.hint
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == made
+    export_arm(root, "banded", 9, "alpaca", out)
+    assert "instruction" in lines_of(out / "stage-0.jsonl")[0]
+    export_arm(root, "sft", None, "messages", out, force=True)
+    assert sorted(path.name for path in out.iterdir()) == ["README.md", "stage-0.jsonl"]
+    (out / "README.md").write_text("my thesis")
+    with pytest.raises(DataError, match="not of an export"):
+        export_arm(root, "sft", None, "messages", out, force=True)
+
+
+def test_the_command_export_takes_force(taught, tmp_path, monkeypatch):
+    root, out = taught()[0], tmp_path / "out"
+    for words in (["--arm", "banded"], ["--arm", "sft", "--force"]):
+        monkeypatch.setattr(sys, "argv", ["teachwise", "export", str(root), "--out", str(out), *words])
+        cli.main()
+    assert "arm `sft`" in (out / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):

@@ -14,10 +14,14 @@ from hypothesis import strategies as st
 from teachwise import cli
 from teachwise.errors import DataError, RecipeError
 from teachwise.init import _flow, start_recipe
+from teachwise.ledger import Request
 from teachwise.pipeline import run
 from teachwise.prepare import prepare_examples
 from teachwise.recipe import load_recipe
+from teachwise.records import Example
 from teachwise.run_folder import Run, Unit
+from teachwise.stats import wilson
+from teachwise.tasks import load_task
 from teachwise.tasks.table import write_table
 
 STUDENT = "toy"
@@ -53,6 +57,11 @@ def prepared(recipe, tmp_path):
     store = Run(tmp_path / "prepared")
     store.begin(Unit("prepare"), "key")
     return prepare_examples(recipe, store, Unit("prepare"))
+
+
+def examples(tmp_path):
+    """What was prepared."""
+    return Run(tmp_path / "prepared").records(Unit("prepare"), "examples.parquet", Example)
 
 
 LABELLED = [
@@ -165,6 +174,86 @@ def test_few_rows_are_told_to_prove_nothing_and_many_are_not(tmp_path):
     assert load_recipe(tmp_path / "many.yaml").data.split.train == 0.8
 
 
+def with_sizes(train, dev=20, test=20):
+    """Questions whose table says their split."""
+    splits = ["train"] * train + ["dev"] * dev + ["test"] * test
+    return [{**row, "split": split} for row, split in zip(spread(len(splits)), splits, strict=True)]
+
+
+@pytest.mark.parametrize(("n_train", "gate", "on_rejected"), [(199, "warn", "answer"), (200, "stop", "drop")])
+def test_below_two_hundred_train_questions_the_recipe_is_milder_and_says_so(tmp_path, n_train, gate, on_rejected):
+    start_recipe(str(write(tmp_path / "q.csv", with_sizes(n_train))), tmp_path / "r.yaml")
+    recipe, text = load_recipe(tmp_path / "r.yaml"), (tmp_path / "r.yaml").read_text()
+    assert (recipe.validation.on_fail, recipe.on_rejected) == (gate, on_rejected)
+    assert ("too few to judge the score by" in text) == (n_train < 200)
+
+
+@pytest.mark.parametrize(
+    ("words", "gate", "on_rejected"),
+    [
+        (["validate.min_auc=0.55"], "warn", "answer"),
+        (["validate.on_fail=stop"], "stop", "answer"),
+        (["on_rejected=drop"], "warn", "drop"),
+        (["validate={min_auc: 0.55, on_fail: random}", "on_rejected=drop"], "random", "drop"),
+    ],
+)
+def test_the_comments_on_few_questions_say_what_the_recipe_does(tmp_path, words, gate, on_rejected):
+    start_recipe(str(write(tmp_path / "q.csv", spread(40))), tmp_path / "r.yaml", overrides=words)
+    recipe, text = load_recipe(tmp_path / "r.yaml"), (tmp_path / "r.yaml").read_text()
+    assert (recipe.validation.on_fail, recipe.on_rejected) == (gate, on_rejected)
+    assert recipe.validation.min_auc == (0.55 if "min_auc" in words[0] else 0.6)
+    assert ("the gate warns instead of stopping" in text) == (gate == "warn")
+    assert ("is rejected gets its answer" in text) == (on_rejected == "answer")
+    assert ("Leave both out" in text) == (gate == "warn" and on_rejected == "answer")
+
+
+def test_the_budget_pays_for_every_train_question_of_a_small_table_and_hardly_more(tmp_path):
+    start_recipe(str(write(tmp_path / "q.csv", spread(40))), tmp_path / "r.yaml")
+    recipe = load_recipe(tmp_path / "r.yaml")
+    prepared(recipe, tmp_path)
+    task, max_tokens = load_task(recipe.data.task, **recipe.data.task_options()), recipe.teacher.max_tokens
+    asked = [task.teacher_messages(one) for one in examples(tmp_path) if one.split == "train"]
+    most = sum(Request("big", tuple(one), max_tokens, 0.0, "1").upper_bound_tokens for one in asked)
+    assert most <= recipe.budget.teacher_tokens < 1.1 * most
+    assert f"This lets it explain all {len(asked)} train" in (tmp_path / "r.yaml").read_text()
+
+
+def test_a_budget_of_ones_own_is_not_said_to_last(tmp_path):
+    start_recipe(
+        str(write(tmp_path / "q.csv", spread(40))), tmp_path / "r.yaml", overrides=["budget.teacher_tokens=900"]
+    )
+    text = (tmp_path / "r.yaml").read_text()
+    assert load_recipe(tmp_path / "r.yaml").budget.teacher_tokens == 900
+    assert "This lets" not in text
+    assert re.search(r"About \d\d_000 would let it explain all", text)
+
+
+@pytest.mark.parametrize(("n_test", "points"), [(64, 12), (100, 10), (400, 5)])
+def test_how_far_the_test_questions_can_tell_is_half_a_95_percent_interval_of_a_coin(tmp_path, n_test, points):
+    path = write(tmp_path / "q.csv", with_sizes(30, test=n_test))
+    said = start_recipe(str(path), tmp_path / "r.yaml")
+    assert f"{n_test} test questions tell an accuracy to within about {points} points" in said
+    half = wilson(n_test // 2, n_test).high - 0.5
+    assert points == pytest.approx(100 * half, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("data.task=toy", "data.task: toy makes its own questions, wanted a task that reads "),
+        ("data.task=toy_open", "data.task: toy_open makes its own questions"),
+        ("data.source=other.csv", "data.source: is other.csv, wanted "),
+        ("data={}", "data.source: is None, wanted "),
+    ],
+)
+def test_a_recipe_that_would_not_read_the_table_is_refused(tmp_path, word, message):
+    with pytest.raises(DataError) as error:
+        start_recipe(str(write(tmp_path / "q.csv", spread(40))), tmp_path / "r.yaml", overrides=[word])
+    assert error.value.found.startswith(message)
+    assert error.value.hint.startswith(f"leave {message.partition(':')[0]} out")
+    assert not (tmp_path / "r.yaml").exists()
+
+
 def test_a_column_that_names_one_answer_everywhere_is_pointed_out(tmp_path):
     table = rows(40, answer=lambda i: "B")
     said = start_recipe(str(write(tmp_path / "q.jsonl", table)), tmp_path / "r.yaml")
@@ -271,5 +360,14 @@ def test_thirty_rows_written_by_hand_lead_to_a_report_and_a_verdict(tmp_path, mo
     cli._show_result(done, "report")
     lines = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
     after = lines[next(i for i, line in enumerate(lines) if "95% intervals" in line) + 1]
-    assert re.match(r"(Yes|No|Partly|Not settled): .*\bbanded\b.*\.$", after)
+    assert re.match(r"((Yes|No|Partly|Not settled): .*\bbanded\b|No arm wrote a readable answer).*\.$", after)
     assert lines[-1] == f"report:   {done.report}"
+
+
+def test_the_column_that_asks_is_taken_for_the_question_not_the_longest(tmp_path):
+    path = tmp_path / "q.csv"
+    rows = [f"Was ist {n}?,a rather long text that asks nothing {n} | and goes on,A" for n in range(20)]
+    path.write_text("\n".join(["Frage,Auswahl,Antwort", *rows]), encoding="utf-8")
+    with pytest.raises(DataError) as refused:
+        start_recipe(str(path), tmp_path / "r.yaml")
+    assert "data.columns.question=Frage" in refused.value.hint

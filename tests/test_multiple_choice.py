@@ -366,3 +366,11 @@ def test_endless_texts_are_read_in_no_time(text):
 def test_the_reader_is_the_tasks():
     assert MultipleChoice("x.csv").read_answer(EXAMPLE, "[[C]]") == "C"
     assert MultipleChoice("x.csv").read_answer(EXAMPLE, "[[D]]") is None
+
+
+@pytest.mark.parametrize("name", ["Correct Answer", "correct-answer", "CORRECT_OPTION"])
+def test_a_column_s_name_may_have_spaces_hyphens_and_capitals(tmp_path, name):
+    path = tmp_path / "q.csv"
+    path.write_text(f"question,A,B,{name}\nWhich?,this,that,B\n", encoding="utf-8")
+    (row,) = MultipleChoice(source=str(path)).rows()
+    assert row.answer == "B"

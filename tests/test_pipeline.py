@@ -1,6 +1,8 @@
 """The whole chain on a small toy run: real student, real training, a real teacher over HTTP."""
 
 import json
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -180,6 +182,29 @@ def test_a_changed_recipe_that_stops_early_leaves_no_result_of_the_old_one_besid
     assert not redone(before, times(run))
 
 
+def test_a_changed_recipe_that_is_killed_at_once_leaves_no_old_figure_beside_new_weights(
+    teacher, tmp_path, monkeypatch
+):
+    arms = "arms={base: {policy: none}, sft: {policy: all, give: answer}}"
+    run = run_recipe(small(teacher, arms), tmp_path)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("teachwise.train.train_arm", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(small(teacher, arms, "train.learning_rate=0.002"), tmp_path)
+    left = {unit for unit in times(run) if not unit.startswith("replaced/")}
+    assert {unit.partition("/")[0] for unit in left if "/base/" not in unit} == {
+        "prepare",
+        "score",
+        "validate",
+        "route",
+        "teach",
+    }
+    assert {"train/base/seed-0/round-0", "evaluate/base/seed-0/round-0"} <= left, "untouched by how training goes"
+
+
 def test_open_questions_whose_answer_is_a_number_go_the_whole_way(teacher, tmp_path):
     arms = "arms={base: {policy: none}, distill: {policy: all, give: rationale}}"
     run = run_recipe(small(teacher, "data.task=toy_open", "validate.on_fail=warn", arms), tmp_path)
@@ -199,6 +224,21 @@ def test_an_edited_table_is_noticed(tmp_path):
     old = _keys(recipe)[Unit("prepare")]
     table.write_text("question,A,B,answer\nx,1,2,B\n")
     assert _keys(recipe)[Unit("prepare")] != old
+
+
+def test_results_of_a_table_that_was_edited_do_not_stay_when_the_run_stops_early(teacher, tmp_path):
+    table = tmp_path / "q.csv"
+    rows = [f"calc {n} + {m} is,3,4,5,6,A" for n in range(10) for m in range(8)]
+    table.write_text("\n".join(["question,A,B,C,D,answer", *rows]))
+    recipe = [
+        "data={task: multiple_choice, source: " + str(table) + "}",
+        "validate.on_fail=warn",
+        "arms={base: {policy: none}}",
+    ]
+    run = run_recipe(load_recipe("toy", [*recipe, f"teacher.base_url={teacher.base_url}"]), tmp_path / "run")
+    table.write_text("\n".join(["question,A,B,C,D,answer", *rows[:-9]]))
+    run_recipe(load_recipe("toy", [*recipe, f"teacher.base_url={teacher.base_url}"]), tmp_path / "run", until="route")
+    assert not {unit for unit in times(run) if unit.startswith(("evaluate", "compare", "report"))}
 
 
 def test_a_failed_gate_stops_before_anything_is_bought(teacher, tmp_path):
@@ -234,6 +274,78 @@ def test_a_second_run_in_the_folder_is_refused_while_the_first_is_inside_a_step(
     assert run.manifest(Unit("prepare"))
     assert load_recipe(tmp_path / "resolved.yaml").seeds == [0, 1], "the refused one wrote its own recipe"
     run_recipe(small(teacher), tmp_path, until="prepare")
+
+
+def test_what_was_done_before_is_said_at_the_start_of_a_step(teacher, tmp_path, capsys):
+    arms = "base: {policy: none}, sft: {policy: all, give: answer}"
+    run_recipe(small(teacher, "validate.on_fail=warn", f"arms={{{arms}}}"), tmp_path, until="teach")
+    capsys.readouterr()
+    more = f"{arms}, more: {{policy: all, give: answer}}"
+    run_recipe(small(teacher, "validate.on_fail=warn", f"arms={{{more}}}"), tmp_path, until="route")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "changed since the last start: arms.more added"
+    told = [line.split("  ")[:2] for line in lines if line.startswith(("kept", "done"))]
+    assert told == [
+        ["kept", "prepare: 1 of 1 done before"],
+        ["kept", "score: 1 of 1 done before"],
+        ["kept", "validate: 1 of 1 done before"],
+        ["kept", "route: 3 of 5 done before"],
+        ["done", "route more (seed 0)"],
+        ["done", "route more (seed 1)"],
+    ]
+
+
+def test_at_most_five_changed_fields_are_named_and_an_edited_table_is_other_inputs(teacher, tmp_path, capsys):
+    table = tmp_path / "q.csv"
+    table.write_text("\n".join(["question,A,B,answer", *(f"what is {n},1,2,A" for n in range(60))]))
+    task = "data={task: multiple_choice, source: " + str(table) + "}"
+    run_recipe(small(teacher, task), tmp_path / "run", until="prepare")
+    assert "changed" not in capsys.readouterr().err
+    table.write_text(table.read_text() + "\nwhat is 99,1,2,B")
+    run_recipe(small(teacher, task), tmp_path / "run", until="prepare")
+    assert f"aside: 1 unit of prepare (of other inputs), kept in {tmp_path / 'run' / 'replaced'}" in (
+        capsys.readouterr().err
+    )
+    fields = [f"train.{field}" for field in ("epochs=9", "learning_rate=1", "lora_r=1", "lora_alpha=1")]
+    more = ["seeds=[5]", "note=x", "teacher.concurrency=3"]
+    run_recipe(small(teacher, task, *fields, *more), tmp_path / "run", until="prepare")
+    first = capsys.readouterr().err.splitlines()[0]
+    assert first.startswith("changed since the last start: note Toy benchmark")
+    assert first.count(" -> ") == 5
+    assert first.endswith(" and 1 more")
+
+
+def test_a_failed_gate_that_only_warns_cannot_be_overlooked(teacher, tmp_path, capsys):
+    run_recipe(small(teacher, "validate={min_auc: 1.0, on_fail: warn}"), tmp_path, until="route")
+    lines = capsys.readouterr().err.splitlines()
+    loud = [line for line in lines if line.startswith("WARNING ")]
+    assert len(loud) == 2
+    assert "does not predict errors" in loud[0]
+    assert lines[-1] == loud[1], "the last thing before the teacher is asked"
+    assert "no better than by lot" in loud[1]
+    sft = "arms={sft: {policy: all, give: answer}}"
+    run_recipe(small(teacher, "validate={min_auc: 1.0, on_fail: warn}", sft), tmp_path, until="route")
+    assert capsys.readouterr().err.count("WARNING ") == 1, "nothing is bought"
+
+
+def test_how_training_goes_is_all_the_same_to_an_arm_that_trains_nothing(teacher):
+    before, after = _keys(small(teacher)), _keys(small(teacher, "train.epochs=9", "on_rejected=answer"))
+    changed = {unit.arm for unit in before if unit.step in ("train", "evaluate") and before[unit] != after[unit]}
+    assert changed == {"sft", "banded", "random"}
+    other = _keys(small(teacher, "student.dtype=bfloat16"))
+    assert other[Unit("train", "base")] != before[Unit("train", "base")]
+
+
+def test_an_arm_that_trains_nothing_loads_no_trainer(finished, teacher):
+    code = (
+        "import sys; from teachwise.recipe import load_recipe; from teachwise.run_folder import Run, Unit\n"
+        "from teachwise.train import train_arm\n"
+        "run = Run(sys.argv[1])\n"
+        "train_arm(load_recipe(run.root / 'resolved.yaml'), run, Unit('train', 'base'))\n"
+        "print([name for name in ('torch', 'trl', 'teachwise.trainer') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, finished.root], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def _keys(recipe: Recipe) -> dict[Unit, str]:

@@ -11,6 +11,7 @@ from io import StringIO
 from types import SimpleNamespace
 from xml.etree import ElementTree
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from markupsafe import escape
@@ -19,8 +20,10 @@ from rich.console import Console
 from made_report import NASTY, auc, html_of, interval, make, many, questions
 from made_run import make_run
 from teachwise import browse, drawing
-from teachwise.report import histogram, page, result_table, write_report
+from teachwise.records import Example, Score
+from teachwise.report import histogram, page, report_data, result_table, write_report
 from teachwise.run_folder import Unit
+from teachwise.stats import roc_band
 
 VOID = {"meta", "link", "br", "circle", "line", "path", "polygon", "rect", "input", "wbr"}
 
@@ -245,11 +248,71 @@ def test_every_score_lies_in_one_bar():
     assert found == {"edges": [0, 0.25, 0.5, 0.75, 1], "correct": [1, 0, 0, 1], "wrong": [0, 0, 1, 1]}
 
 
-def test_the_terminal_table_has_every_arm():
-    console = Console(width=200, record=True, file=StringIO())
-    console.print(result_table(make()["comparison"]))
-    text = console.export_text()
-    assert all(name in text for name in ("base", "banded", "random", "72.2", "12,345"))
+def printed(comparison, width):
+    console = Console(width=width, record=True, file=StringIO(), soft_wrap=True)
+    console.print(result_table(comparison, width))
+    return console.export_text()
+
+
+@pytest.mark.parametrize("width", [80, 99, 100, 200])
+def test_the_terminal_table_has_every_arm_and_all_of_its_figures(width):
+    names = ("base", "sft", "banded", "random", "distill")
+    comparison = make(names=names)["comparison"]
+    gap = {"value": -0.281, "low": -0.333, "high": -0.123, "n": 200}
+    for arm in comparison["arms"].values():
+        for pair in arm["against"].values():
+            pair["difference"] = gap
+    text = printed(comparison, width)
+    assert all(name in text for name in (*names, "72.2", "(67.2-77.2)", "12,345", "49,380"))
+    assert text.count("-28.1") == text.count("(-33.3 -12.3)") == 8
+    assert "…" not in text
+    assert ("72.2 (67.2-77.2)" in text) == (width >= 100)
+    assert max(map(len, text.splitlines())) <= width
+
+
+def test_a_rejected_rationale_that_became_an_answer_is_told_where_questions_are_missing():
+    data = make(names=("base", "banded", "random"), ledger={**make()["ledger"], "requests": {"done": 15}})
+    data["recipe"]["on_rejected"] = "answer"
+    for route in data["routes"].values():
+        route["skipped"] = {}
+    text = Reader(html_of(data)).text
+    assert "banded: 10 of 100, random: 20 of 200 rationales were not fit to learn from; their answers were" in text
+    assert "Each question was learnt from" not in text
+    assert "All 15 were answered. Replies that were not fit" in text
+    for arm in data["comparison"]["arms"].values():
+        arm["cost"]["rationales_kept"] = arm["cost"]["rationales_bought"]
+    assert "Each question was learnt from as its arm asked." in Reader(html_of(data)).text
+
+
+def test_an_arm_without_kept_rationales_is_called_so_where_it_is_introduced():
+    data = make()
+    data["comparison"]["arms"]["random"]["cost"]["rationales_kept"] = 0
+    words = "control: the treatments of banded, given to questions picked by lot; it kept none of its 200 rationales"
+    assert words in Reader(html_of(data)).text
+
+
+def test_without_a_verdict_the_page_does_not_say_whom_it_is_about():
+    data = make()
+    assert "The verdict is about banded" in Reader(html_of(data)).text
+    for arm in data["comparison"]["arms"].values():
+        arm["modes"][arm["mode"]]["unreadable"] = 1.0
+    text = Reader(html_of(data)).text
+    assert "No arm wrote a readable answer" in text
+    assert "The verdict is about" not in text
+
+
+def test_without_a_curve_nothing_explains_one():
+    assert "Flag questions from" in Reader(html_of(make())).text
+    assert "Flag questions from" not in Reader(html_of(no_auc())).text
+
+
+def test_the_columns_that_matter_most_come_first():
+    tables = html_of(make()).replace("&nbsp;", " ").split("<thead>")[1:]
+    heads = [re.findall(r'<th scope="col"[^>]*>(.*?)</th>', table)[:4] for table in tables]
+    assert ["arm", "accuracy", "points against base", "points against random"] in heads
+    assert ["arm", "kept", "bought", "wrong"] in heads
+    for name in ("split", "subject", "level"):
+        assert [name, "AUC", "95% interval", "questions"] in heads
 
 
 def test_the_policy_lets_exactly_the_inlined_style_and_script_through(shown):
@@ -285,9 +348,32 @@ def test_figures_that_are_cut_from_the_page_are_named_on_it():
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    recipe, run = make_run(tmp_path_factory.mktemp("run"), n_train=48, n_dev=12, n_test=30)
+def finished(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("run"), n_train=48, n_dev=12, n_test=30)
+
+
+@pytest.fixture(scope="module")
+def written(finished):
+    recipe, run = finished
     return run, write_report(recipe, run, Unit("report"))
+
+
+def test_all_that_the_page_tells_of_the_score_is_about_train_questions_alone(finished):
+    recipe, run = finished
+    data = report_data(recipe, run)
+    ids = {one.id for one in run.records(Unit("prepare"), "examples.parquet", Example) if one.split == "train"}
+    train = [one for one in run.records(Unit("score"), "scores.parquet", Score) if one.id in ids]
+    train.sort(key=lambda one: one.value)
+    values, right = [one.value for one in train], [one.correct for one in train]
+    assert data["histogram"] == histogram(values, right)
+    assert sum(data["histogram"]["correct"]) == sum(right)
+    of_train = roc_band(np.array(values), ~np.array(right))
+    assert [at for at, *_ in data["roc_band"]] == [at for at, *_ in of_train]
+    assert np.array(data["roc_band"]) == pytest.approx(np.array(of_train), abs=0.005)
+    for name, (first, last) in {"easy": (0, 12), "medium": (12, 36), "hard": (36, 48)}.items():
+        share = sum(right[first:last]) / (last - first)
+        told = {"n": last - first, "low": values[first], "high": values[last - 1], "right": share}
+        assert data["bands"][name] == told
 
 
 def test_the_whole_table_of_questions_lies_beside_the_page(written):
@@ -302,16 +388,29 @@ def test_the_whole_table_of_questions_lies_beside_the_page(written):
     for arm, one in comparison["arms"].items():
         answers = pq.read_table(run.folder(Unit("evaluate", arm, 0)) / "predictions.parquet").to_pylist()
         first = {answer["id"]: answer for answer in answers if answer["mode"] == one["mode"]}
-        told = [(row[f"{arm}_text"], row[f"{arm}_states"], row[f"{arm}_correct"]) for row in test]
+        told = [(row[f"arm_{arm}_text"], row[f"arm_{arm}_states"], row[f"arm_{arm}_correct"]) for row in test]
         assert told == [tuple(first[row["id"]][name] for name in ("text", "stated", "correct")) for row in test]
-    seeds_right = sum(row["banded_seeds_correct"] for row in test)
+    seeds_right = sum(row["arm_banded_seeds_right"] for row in test)
     assert seeds_right / 60 == pytest.approx(comparison["arms"]["banded"]["accuracy"]["value"])
     in_band = {name: one["n"] for name, one in comparison["arms"]["base"]["by_band"].items()}
     assert Counter(row["band"] for row in test) == in_band
     train = [row for row in table if row["split"] == "train"]
-    assert {row["distill_gave"] for row in train} == {"rationale"}
-    assert {row["banded_gave"] for row in train} == {"answer", "rationale"}
-    assert all(row["rationale"] and row["base_text"] is None for row in train)
+    assert {row["arm_distill_gave"] for row in train} == {"rationale"}
+    assert {row["arm_banded_gave"] for row in train} == {"answer", "rationale"}
+    assert all(row["rationale"] and row["arm_base_text"] is None for row in train)
+
+
+@pytest.mark.parametrize(
+    ("on_rejected", "wanted"), [("drop", "it was left out"), ("answer", "its answer was trained on")]
+)
+def test_the_questions_tell_what_this_recipe_does_with_rejected_rationales(finished, on_rejected, wanted):
+    recipe, run = finished
+    write_report(recipe.model_copy(update={"on_rejected": on_rejected}), run, Unit(on_rejected))
+    html = (run.folder(Unit(on_rejected)) / "report.html").read_text(encoding="utf-8")
+    (text,) = re.findall(r'id="examples-data">(.*?)</script>', html, re.DOTALL)
+    rejected = [gave for one in json.loads(text)["examples"] for gave in one["gave"] or () if "rejected" in gave]
+    assert len(rejected) >= 4
+    assert set(rejected) == {f"rationale, rejected as wrong; {wanted}"}
 
 
 def test_the_page_of_a_run_tells_its_hashes_and_what_was_skipped(written):

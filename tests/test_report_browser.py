@@ -131,7 +131,7 @@ def test_text_is_searched_in_questions_rationales_and_answers(page, rows):
     page.fill("input[name=text]", "rationale of 3:")
     assert numbers(page) == [3]
     page.fill("input[name=text]", "distill thought")
-    assert sorted(all_numbers(page)) == where(rows, lambda row: "distill thought" in (row["distill_text"] or ""))
+    assert sorted(all_numbers(page)) == where(rows, lambda row: "distill thought" in (row["arm_distill_text"] or ""))
     page.fill("input[name=text]", "nobody wrote this")
     assert "No question fits" in page.inner_text("#examples-found")
     assert page.locator(CARDS).count() == 0
@@ -148,9 +148,9 @@ def test_text_is_searched_in_questions_rationales_and_answers(page, rows):
         ({"rationale": "rejected"}, lambda row: row["rationale_verdict"] == "wrong"),
         (
             {"arm_2": "right", "arm_3": "wrong"},
-            lambda row: row["banded_correct"] and row["random_states"] and not row["random_correct"],
+            lambda row: row["arm_banded_correct"] and row["arm_random_states"] and not row["arm_random_correct"],
         ),
-        ({"arm_0": "unreadable"}, lambda row: row["split"] != "train" and row["base_states"] is None),
+        ({"arm_0": "unreadable"}, lambda row: row["split"] != "train" and row["arm_base_states"] is None),
     ],
     ids=["split", "subject and level", "band", "student", "rationale", "one right, one wrong", "unreadable"],
 )
@@ -165,7 +165,7 @@ def test_filters_leave_exactly_what_fits(page, rows, wanted, fits):
 def test_only_where_the_arms_disagree(page, rows):
     page.check("text=only where some arms are right")
     found_rows = all_numbers(page)
-    assert sorted(found_rows) == where(rows, lambda row: len({row[f"{arm}_correct"] for arm in ARMS}) > 1)
+    assert sorted(found_rows) == where(rows, lambda row: len({row[f"arm_{arm}_correct"] for arm in ARMS}) > 1)
     assert 5 < len(found_rows) < 60
 
 
@@ -180,8 +180,8 @@ def test_questions_are_put_in_the_order_asked_for(page, rows):
     assert numbers(page) == list(range(10))
     choose(page, sort="wrong")
     first = {row["row"]: row for row in rows}[numbers(page)[0]]
-    most = max(sum(not row[f"{arm}_correct"] for arm in ARMS) for row in rows if row["split"] != "train")
-    assert sum(not first[f"{arm}_correct"] for arm in ARMS) == most >= 3
+    most = max(sum(not row[f"arm_{arm}_correct"] for arm in ARMS) for row in rows if row["split"] != "train")
+    assert sum(not first[f"arm_{arm}_correct"] for arm in ARMS) == most >= 3
 
 
 def test_pages_turn_and_stop_at_both_ends(page):
@@ -213,12 +213,12 @@ def test_the_keyboard_is_enough(page, rows):
     for _ in range(15):
         page.keyboard.press("Tab")
         order.append(page.evaluate("document.activeElement.name || document.activeElement.textContent"))
-    assert order[:7] == ["split", "subject", "level", "band", "own", "rationale", "sort"]
-    assert order[7:14] == ["arm-0", "arm-1", "arm-2", "arm-3", "arm-4", "disagree", "Clear all"]
+    assert order[:6] == ["split", "subject", "level", "band", "own", "rationale"]
+    assert order[6:14] == ["arm-0", "arm-1", "arm-2", "arm-3", "arm-4", "disagree", "sort", "Clear all"]
     assert order[14] == "what it wrote"
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     page.keyboard.press("Enter")
-    assert rows[100]["base_text"].split(",")[0][:20] in page.inner_text(f"{CARDS} details[open] pre")
+    assert rows[100]["arm_base_text"].split(",")[0][:20] in page.inner_text(f"{CARDS} details[open] pre")
     page.focus("button[type=reset]")
     page.keyboard.press("Enter")
     wait_for_text(page, " 1 to 10 of 120 ")
@@ -237,11 +237,11 @@ def test_a_question_is_told_in_full_and_its_text_is_never_markup(page, rows):
     assert re.search(rf"{row['answer']} .*right answer", card)
     assert re.search(rf"{row['student_answer']} .*untouched student", card)
     for arm in ARMS:
-        mark = "?" if row[f"{arm}_states"] is None else "✓" if row[f"{arm}_correct"] else "✗"
+        mark = "?" if row[f"arm_{arm}_states"] is None else "✓" if row[f"arm_{arm}_correct"] else "✗"
         line = next(text for text in page.locator(".answers li").all_inner_texts() if text.startswith(arm))
         assert mark in line
         if arm != "base":
-            assert f"right in {row[f'{arm}_seeds_correct']} of 2 seeds" in line
+            assert f"right in {row[f'arm_{arm}_seeds_right']} of 2 seeds" in line
     page.fill("input[name=text]", "question 0:")
     page.click(f"{CARDS} summary:has-text('The teacher’s rationale')")
     assert f"The teacher’s rationale: {rows[0]['rationale_verdict']}" in page.inner_text(CARDS)
@@ -294,10 +294,64 @@ def test_no_page_scrolls_sideways_and_both_schemes_can_be_read(open_page, width,
     assert wide == []
 
 
+def boxes(page, selector):
+    """Where each of these stands: left, top, right, bottom."""
+    found = page.locator(selector)
+    each = (found.nth(i).bounding_box() for i in range(found.count()))
+    return [(box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"]) for box in each]
+
+
+def test_on_a_phone_the_first_difference_is_seen_and_a_shadow_says_that_more_follows(open_page):
+    page = open_page(400)
+    page.locator("#arms .scroll").scroll_into_view_if_needed()
+    arm, _, against_base, *_ = boxes(page, "#arms thead th")
+    assert against_base[2] <= 400
+    style = "getComputedStyle(document.querySelector('#arms .scroll'))"
+    assert page.evaluate(f"{style}.backgroundImage").count("linear-gradient") == 2
+    assert page.evaluate(f"{style}.backgroundAttachment") == "local, scroll", (
+        "what covers the shadow goes with the table"
+    )
+    page.evaluate("document.querySelector('#arms .scroll').scrollLeft = 200")
+    assert boxes(page, "#arms thead th")[0][0] == arm[0], "the arm's name stays"
+    rows = page.locator("#arms tbody tr").first
+    assert rows.bounding_box()["height"] < 60
+
+
+def test_four_options_stand_in_two_rows_of_two(page, open_page):
+    page.fill("input[name=text]", "question 81:")
+    found = boxes(page, f"{CARDS} .options li")
+    assert len({left for left, *_ in found}) == len({top for _, top, *_ in found}) == 2
+    assert all(bottom - top < 40 for _, top, _, bottom in found), "what marks an option stands beside it"
+    phone = open_page(400)
+    phone.fill("input[name=text]", "question 81:")
+    assert len({left for left, *_ in boxes(phone, f"{CARDS} .options li")}) == 1
+    (box,), (words,) = boxes(phone, ".check input"), boxes(phone, ".check span")
+    assert box[2] < words[0], "no word under its box"
+
+
+def test_no_field_stands_alone_in_its_row(page):
+    tops = [top for _, top, *_ in boxes(page, "#examples-form > div.fields > label:not(.wide)")]
+    assert len(tops) == 6
+    assert len(set(tops)) == 1
+
+
+def test_the_top_is_one_click_away_and_the_pairs_are_folded(open_page):
+    page = open_page()
+    assert not page.is_visible("#pairs table")
+    page.click("#pairs summary")
+    assert page.is_visible("#pairs table")
+    assert page.evaluate("scrollY") > 1000
+    (_, top, _, bottom) = boxes(page, "a.top")[0]
+    assert 800 < top < bottom <= 900, "at the foot of the window"
+    page.click("a.top")
+    assert page.evaluate("scrollY") == 0
+    assert boxes(page, "a.top")[0][1] > 900, "not where it is of no use"
+
+
 def test_on_paper_the_controls_go_and_the_rationales_open(open_page):
     page = open_page(color_scheme="dark")
     page.emulate_media(media="print")
-    for gone in ("nav", "#examples-form", ".pager >> nth=0"):
+    for gone in ("nav", "a.top", "#examples-form", ".pager >> nth=0"):
         assert not page.is_visible(gone)
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert "On paper stand the questions" in page.inner_text("#examples")
@@ -313,4 +367,4 @@ def test_what_the_script_reads_is_what_the_table_says(page, rows):
         row = by_row[one["row"]]
         assert (one["question"], one["gold"], one["own"]) == (row["question"], row["answer"], row["student_answer"])
         if one["answers"]:
-            assert [answer[0] for answer in one["answers"]] == [row[f"{arm}_states"] for arm in ARMS]
+            assert [answer[0] for answer in one["answers"]] == [row[f"arm_{arm}_states"] for arm in ARMS]

@@ -68,7 +68,11 @@ def do_once(monkeypatch, work, root, key="k1"):
     module = types.ModuleType("step_of_a_test")
     module.work = work
     monkeypatch.setitem(sys.modules, "step_of_a_test", module)
-    return pipeline._do(Step("score", (), (), "step_of_a_test:work"), Unit("score"), key, None, Run(root))
+    step, unit = Step("score", (), (), "step_of_a_test:work"), Unit("score")
+    if pipeline._found(step, {unit: key}, None, Run(root)):
+        return False
+    pipeline._do(step, unit, key, None, Run(root))
+    return True
 
 
 def test_the_manifest_is_written_last_and_holds_the_counts(monkeypatch, tmp_path):
@@ -239,7 +243,7 @@ def counted(calls):
     return work
 
 
-def test_in_parts_gives_batch_after_batch_and_skips_what_an_earlier_start_made(tmp_path):
+def test_in_parts_gives_batch_after_batch_and_skips_what_an_earlier_start_made(tmp_path, capsys):
     batches, calls = [[2, 0], [3], [1, 4]], []
 
     def dies_at_the_last(batch):
@@ -253,6 +257,7 @@ def test_in_parts_gives_batch_after_batch_and_skips_what_an_earlier_start_made(t
     found = in_parts(tmp_path, Unusable, batches, counted(again), "work")
     assert [row.row for row in found] == [2, 0, 3, 1, 4]
     assert (calls, again) == ([[2, 0], [3]], [[1, 4]])
+    assert capsys.readouterr().err.splitlines() == ["going on from 3 of 5: work"]
 
 
 @pytest.mark.parametrize("others", [[[0, 1], [2, 3], [4]], [[3], [2, 0], [1, 4]], [[2, 0], [3], [1]], [[2, 0]]])

@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from teachwise.sampling import band_of, band_sizes, band_values, cut_bands, first_by_hash, permuted, split_of
+from teachwise.sampling import (
+    band_of,
+    band_sizes,
+    band_values,
+    bands_of,
+    cut_bands,
+    first_by_hash,
+    permuted,
+    split_of,
+)
 
 KEYS = [f"question-{i}" for i in range(20_000)]
 SHARES = (0.8, 0.1, 0.1)
@@ -219,6 +228,16 @@ def test_bands_that_are_no_cut_have_no_edges(values, bands, message):
 def test_values_without_a_place_are_refused(value, edges):
     with pytest.raises(ValueError, match="wanted"):
         band_of(value, edges)
+
+
+def test_rows_of_other_splits_have_a_band_and_move_no_edge():
+    values = {"a": 0.1, "b": 0.5, "c": 0.5, "d": 0.9}
+    others = {"low": -5.0, "tied": 0.5, "high": 9.0}
+    found = bands_of({**others, **values}, list(values))
+    assert found == {"low": "easy", "a": "easy", "b": "medium", "tied": "medium", "c": "medium"} | dict.fromkeys(
+        ("d", "high"), "hard"
+    )
+    assert bands_of({**others, **values}, ["a", "b"]) == {}
 
 
 def test_real_scores_have_the_published_band_sizes_and_accuracy_falls_from_band_to_band(shared_data):

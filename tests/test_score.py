@@ -176,6 +176,15 @@ def test_more_than_a_tenth_of_unreadable_answers_is_warned_of_and_counted_as_wro
     assert not any(score.correct for score in scores if score.predicted is None)
 
 
+@pytest.mark.parametrize(("n_letters", "is_loud"), [(0, True), (1, False), (5, False)])
+def test_a_student_that_hardly_ever_answers_with_a_letter_is_loudly_warned_of(scored, capsys, n_letters, is_loud):
+    scored(["A"] * n_letters + ["the"] * (10 - n_letters))
+    said = capsys.readouterr().err
+    assert "begin with no option letter" in said
+    assert ("WARNING score: this student hardly ever answers with a letter" in said) == is_loud
+    assert ("take an instruct or chat model" in said) == is_loud
+
+
 def test_a_tenth_of_unreadable_answers_is_no_cause_for_a_warning(scored, capsys):
     _, scores = scored(["A", "B", "the", "A", "B", "C", "A", "B", "C", "A"])
     assert sum(score.predicted is None for score in scores) == 1

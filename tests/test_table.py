@@ -124,3 +124,9 @@ def test_column_gives_a_cell_per_row_and_suggests_the_near_name():
         column(rows, "entropi", "t.jsonl")
     assert caught.value.found == "t.jsonl: no column 'entropi'"
     assert caught.value.hint == "did you mean 'entropy'? it has: answer, entropy"
+
+
+def test_a_spreadsheet_s_semicolons_are_read_and_a_comma_in_a_cell_stays(tmp_path):
+    path = tmp_path / "q.csv"
+    path.write_text("question;A;B;answer\nHow much is 1,5 + 1?;2,5;3;A\n", encoding="utf-8")
+    assert read_table(str(path)) == [{"question": "How much is 1,5 + 1?", "A": "2,5", "B": "3", "answer": "A"}]

@@ -219,6 +219,32 @@ def test_a_cut_rationale_is_counted_apart(recipe_at, arm):
     assert counts["completion_tokens"] == 30
 
 
+@pytest.mark.parametrize(
+    ("n_kept", "on_rejected", "told"),
+    [
+        (0, "drop", "teach banded: none of its 10 rationales was kept (10 unreadable): it trains on fewer rows;"),
+        (
+            1,
+            "answer",
+            "teach banded: only 1 of its 10 rationales were kept (9 unreadable): it trains on answers instead",
+        ),
+        (2, "drop", ""),
+    ],
+)
+def test_an_arm_that_keeps_hardly_any_rationale_is_warned_of(
+    recipe_at, arm, scripted, examples, capsys, n_kept, on_rejected, told
+):
+    golds = [f"so [[ {example.answer} ]]" for example in sorted(examples[:10], key=lambda one: one.id)]
+    texts = iter([*golds[:n_kept], *["hard to say"] * (10 - n_kept)])
+    scripted(lambda request: Reply(next(texts), "stop", 5, 6))
+    recipe = recipe_at("http://127.0.0.1:9/v1").model_copy(update={"on_rejected": on_rejected})
+    counts, _ = arm(recipe, 10, "banded")
+    assert counts["kept"] == n_kept
+    said = capsys.readouterr().err
+    assert told in said
+    assert ("read them in teach/banded/seed-0/round-0/rationales.parquet" in said) == bool(told)
+
+
 def test_an_arm_without_rationales_needs_no_teacher(recipe_at, arm, no_teacher):
     no_teacher()
     counts, rationales = arm(recipe_at("http://127.0.0.1:9/v1"), 0)

@@ -344,7 +344,7 @@ def test_every_field_of_the_recipe_reaches_the_stage_and_the_seed_is_the_units_o
         out.mkdir()
         (out / "stage.json").write_text("{}")
 
-    monkeypatch.setattr(train, "train_stage", train_stage)
+    monkeypatch.setattr("teachwise.trainer.train_stage", train_stage)
     recipe = recipe_with(train={**ODD_TRAIN, **train_section}, seeds=[0, 5])
     rows, start = [Row([1], [2])] * 20, tmp_path / "before"
     unit = Unit("train", "banded", 5)
@@ -536,13 +536,15 @@ def checkpoints(out):
 
 
 @pytest.mark.parametrize(("method", "kill"), KILLED)
-def test_a_killed_stage_goes_on_to_the_same_weights_bit_for_bit(killed, whole, run_stage, method, kill):
+def test_a_killed_stage_goes_on_to_the_same_weights_bit_for_bit(killed, whole, run_stage, capsys, method, kill):
     out = killed[method, kill]
     assert not out.exists(), "a stage that is not finished has no folder"
     saved = {2: [], 5: [3]}.get(kill, [3, 6])
     assert checkpoints(out) == [f"checkpoint-{update}" for update in saved]
     updates = []
     _, result = run_stage(SETTINGS[method], out=out, on_update=lambda update, note: updates.append(update))
+    said = f"going on from update {max(saved)} of 8: {out}\n" if saved else ""
+    assert capsys.readouterr().err == said
     assert updates == list(range(max(saved, default=0) + 1, 9)), "what a checkpoint holds is not done again"
     assert digest(out) == digest(whole[method])
     assert result == json.loads((whole[method] / "stage.json").read_text())
@@ -633,7 +635,7 @@ def test_a_finished_stage_is_not_trained_again(arm, monkeypatch):
     recipe, run, unit = arm()
     first = train.train_arm(recipe, run, unit)
     weights = [digest(run.folder(unit) / f"stage-{number}") for number in (0, 1)]
-    monkeypatch.setattr(train, "train_stage", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("teachwise.trainer.train_stage", lambda *_: pytest.fail("trained again"))
     assert train.train_arm(recipe, run, unit) == first
     monkeypatch.undo()
     (run.folder(unit) / "stage-1" / "stage.json").unlink()

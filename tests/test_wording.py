@@ -6,23 +6,37 @@ import re
 import pytest
 
 from made_report import make
-from teachwise.wording import findings, leading_arm, listed, number, percent, points, short_answer, took, treatment
+from teachwise.duration import took
+from teachwise.wording import (
+    findings,
+    leading_arm,
+    listed,
+    number,
+    percent,
+    points,
+    rejected_rationales,
+    short_answer,
+    treated,
+    treatment,
+)
 
 
 def test_figures_in_words():
     assert [percent(0.8346), percent(None), percent(math.nan)] == ["83.5%", "–", "–"]
     assert [points(0.0004), points(-0.0004), points(-0.02)] == ["0.0", "0.0", "−2.0"]
     assert [number(1234567), number(-0.5, 1)] == ["1,234,567", "−0.5"]
-    assert [took(59.94), took(60), took(3725)] == ["59.9 s", "1 min 0 s", "1 h 2 min"]
+    assert [took(59.94), took(59.96), took(60), took(3725)] == ["59.9 s", "1 min 0 s", "1 min 0 s", "1 h 2 min"]
+    assert [took(one, 0) for one in (0, 59.4, 59.6, 3600)] == ["0 s", "59 s", "1 min 0 s", "1 h 0 min"]
 
 
 def test_the_verdict_is_about_the_arm_that_the_control_copies():
     data = make(names=("base", "sft", "banded", "random"))
     arms = data["recipe"]["arms"]
-    arms["random"]["like"] = "sft"
-    assert leading_arm(data["comparison"], arms) == "sft"
+    for copied in ("sft", "banded"):
+        arms["random"]["like"] = copied
+        assert leading_arm(data["comparison"], arms) == copied
     data["comparison"]["control"] = None
-    assert leading_arm(data["comparison"], arms) == "sft"
+    assert leading_arm(data["comparison"], arms) == "sft", "the first that follows the score"
     for arm in arms.values():
         arm["policy"] = "all"
     assert leading_arm(data["comparison"], arms) == "random", "the highest accuracy, where nothing else decides"
@@ -72,6 +86,88 @@ def test_the_verdict_says_what_it_cost_and_what_is_open():
     assert "whether banded is better or worse than random;" in said[-1]
     assert "did not predict the student’s errors" in said[-1]
     assert "with one training seed it is not measured" in said[-1]
+
+
+def with_kept(names=("base", "banded", "random", "distill"), **kept_of):
+    """Data of a report whose arms kept so many of so many rationales."""
+    data = make(names=names)
+    for name in names:
+        kept, bought = kept_of.get(name, (0, 0))
+        data["comparison"]["arms"][name]["cost"] |= {"rationales_kept": kept, "rationales_bought": bought}
+    return data
+
+
+def told(data, lead="banded", gate="PASS"):
+    said = findings(data["comparison"], data["recipe"]["arms"], lead, gate)
+    return [re.sub(r"<.*?>", "", str(one)) for one in said]
+
+
+def test_an_arm_that_kept_hardly_any_rationale_is_no_witness_for_rationales():
+    data = with_kept(banded=(0, 4), random=(19, 100), distill=(3, 15))
+    assert "But banded kept none of its 4 rationales: this says nothing" in short_answer(data["comparison"], "banded")
+    said = told(data)
+    assert said[0].startswith("Too few rationales: random kept only 19 of its 100 rationales. What it reached says")
+    assert "answers for easy ones; it kept none of its 4 rationales) answered" in said[1]
+    arms = data["comparison"]["arms"]
+    assert treated(arms["distill"], data["recipe"]["arms"]["distill"]).endswith("for easy ones"), "one of five will do"
+    said = told(with_kept(banded=(1, 4), random=(0, 4), distill=(0, 15)))
+    assert "random kept none of its 4 rationales and distill kept none of its 15 rationales. What they" in said[0]
+    enough = with_kept(banded=(1, 4), random=(4, 4))
+    assert "kept" not in short_answer(enough["comparison"], "banded") + " ".join(told(enough))
+
+
+def test_rationales_that_were_not_fit_to_learn_from_are_counted_by_arm():
+    found = with_kept(banded=(0, 4), random=(1, 4), distill=(3, 15))["comparison"]
+    rejected = "banded: 4 of 4, random: 3 of 4, distill: 12 of 15 rationales were not fit to learn from; "
+    assert rejected_rationales(found, "answer") == rejected + "their answers were trained on instead."
+    assert rejected_rationales(found, "drop") == rejected + "they were left out."
+    assert rejected_rationales(with_kept(banded=(4, 4))["comparison"], "answer") == ""
+
+
+def test_few_test_questions_prove_nothing_and_the_first_lines_say_so():
+    comparison = make()["comparison"]
+    for n_test, wanted in ((99, "With 99 test questions this proves nothing; it shows"), (1, "With 1 test question ")):
+        comparison["n_test"] = n_test
+        assert wanted in short_answer(comparison, "banded")
+    comparison["n_test"] = 100
+    assert "proves" not in short_answer(comparison, "banded")
+
+
+def with_unreadable(share):
+    data = make(names=("base", "sft", "banded", "random"))
+    for arm in data["comparison"]["arms"].values():
+        arm["modes"][arm["mode"]]["unreadable"] = share
+    return data
+
+
+def test_where_no_answer_could_be_read_there_is_no_verdict():
+    assert short_answer(with_unreadable(1.0)["comparison"], "banded") == (
+        "No arm wrote a readable answer: look at what they wrote first."
+    )
+    assert short_answer(with_unreadable(0.91)["comparison"], "banded").startswith("Hardly any answer could be read:")
+    (said,) = told(with_unreadable(0.91))
+    assert "could not be read: base 91.0%, sft 91.0%, banded 91.0% and random 91.0%." in said
+    data = with_unreadable(1.0)
+    data["comparison"]["arms"]["random"]["modes"]["routed"]["unreadable"] = 0.9
+    assert short_answer(data["comparison"], "banded").startswith("No: banded did worse"), "one arm can be read"
+    assert len(told(data)) > 1
+
+
+@pytest.mark.parametrize(
+    ("sft", "distill", "wanted"),
+    [
+        (0.5, 0.6, "distill (rationales for hard questions, answers for easy ones), the best of the others,"),
+        (0.6, 0.6, "sft (12,345 teacher tokens) and distill (49,380 teacher tokens) reached each 60.0%."),
+        (0.0, 0.0, "sft (12,345 teacher tokens) and distill (49,380 teacher tokens) reached each 0.0%."),
+    ],
+)
+def test_the_best_of_the_others_is_called_so_only_where_it_is(sft, distill, wanted):
+    data = make(names=("base", "sft", "banded", "random", "distill"))
+    for name, value in (("sft", sft), ("distill", distill)):
+        data["comparison"]["arms"][name]["accuracy"]["value"] = value
+    said = told(data)[2]
+    assert said.startswith(wanted)
+    assert ("best of the others" in said) == (sft < distill)
 
 
 def test_arms_in_words():

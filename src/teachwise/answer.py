@@ -110,8 +110,10 @@ def answer_table(
         student: For an adapter: where the student lies that it goes on, if not where the recipe says.
 
     Returns:
-        Counts: `rows`, `answered`, `direct`, `cot`, `unreadable`, `unusable`; the `mode`; and `accuracy`, an interval
-        over the answered rows with a gold answer, or None with the reason in `no_gold`.
+        Counts: `rows`, `answered`, `direct`, `cot`, `unreadable`, `unusable`; the `mode`; and of the answered rows
+        with a gold answer: how many are `judged`, how many of these the run had to train on (`trained_on`) or to
+        choose the threshold (`chose_threshold`; both None for a pack, which keeps no question), and `accuracy`, an
+        interval over all others, None where there are none. `no_gold` is the reason where none is judged.
 
     Raises:
         DataError: run, pack, table or a name in the command cannot be used. Nothing is written then.
@@ -133,7 +135,9 @@ def answer_table(
     kept = [name for name in NEW_COLUMNS if has_gold or name != "student_correct"]
     write_table(out, [{**old, **{name: one[name] for name in kept}} for old, one in zip(cells, new, strict=True)])
     shutil.rmtree(work, ignore_errors=True)
-    return {"mode": asked, **_counts(new), "no_gold": "" if has_gold else no_gold or "no row has one that fits"}
+    judged = _judged(rows, new, tuned)
+    no_gold = "" if has_gold else no_gold or "no row has a gold answer that fits"
+    return {"mode": asked, **_counts(new), **judged, "no_gold": no_gold}
 
 
 def _check_new_columns(cells: Sequence[Cells], table: str, out: Path) -> None:
@@ -196,7 +200,6 @@ def _known_letters(row: Row | Unusable, chat: Any) -> Row | Unusable:
 
 
 def _counts(new: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    right = [one["student_correct"] for one in new if one["student_correct"] is not None]
     return {
         "rows": len(new),
         "answered": sum(one["student_mode"] is not None for one in new),
@@ -204,7 +207,23 @@ def _counts(new: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "cot": sum(one["student_mode"] == "cot" for one in new),
         "unreadable": sum(one["unreadable"] is not None for one in new),
         "unusable": sum(one["unusable"] is not None for one in new),
-        "accuracy": asdict(wilson(sum(right), len(right))) if right else None,
+    }
+
+
+def _judged(rows: Sequence[Row | Unusable], new: Sequence[Mapping[str, Any]], tuned: Tuned) -> dict[str, Any]:
+    """How often the student is right on questions that were not there when it was made; and how many of them were."""
+    right = [
+        ((tuned.seen or {}).get(row.id), one["student_correct"])
+        for row, one in zip(rows, new, strict=True)
+        if isinstance(row, Row) and one["student_correct"] is not None
+    ]
+    unseen = [is_right for split, is_right in right if split is None]
+    known = tuned.seen is not None
+    return {
+        "judged": len(right),
+        "trained_on": sum(split == "train" for split, _ in right) if known else None,
+        "chose_threshold": sum(split == "dev" for split, _ in right) if known else None,
+        "accuracy": asdict(wilson(sum(unseen), len(unseen))) if unseen else None,
     }
 
 
@@ -213,15 +232,36 @@ def told(counts: Mapping[str, Any]) -> str:
 
     Example:
         >>> told({"answered": 3, "direct": 2, "cot": 1, "unreadable": 0, "unusable": 1, "accuracy": None,
-        ...       "no_gold": "no column"})
-        '3 answered: 2 at once, 1 thinking; 0 unreadable; 1 row unusable; no accuracy (gold answers: no column)'
+        ...       "no_gold": "the table has no answer column"})
+        '3 answered: 2 at once, 1 thinking; 0 unreadable; 1 row unusable; no accuracy: the table has no answer column'
     """
     rows = "row" if counts["unusable"] == 1 else "rows"
     line = (
         f"{counts['answered']:,} answered: {counts['direct']:,} at once, {counts['cot']:,} thinking; "
         f"{counts['unreadable']:,} unreadable; {counts['unusable']:,} {rows} unusable"
     )
+    return f"{line}; {_told_accuracy(counts)}"
+
+
+def _told_accuracy(counts: Mapping[str, Any]) -> str:
     own = counts["accuracy"]
+    if counts["no_gold"]:
+        return f"no accuracy: {counts['no_gold']}"
+    seen = _told_seen(counts)
     if own is None:
-        return f"{line}; no accuracy (gold answers: {counts['no_gold']})"
-    return f"{line}; accuracy {own['value']:.1%} ({own['low']:.1%} to {own['high']:.1%}, n={own['n']:,})"
+        return f"no accuracy: {seen}, and no other has a gold answer"
+    span = f"{own['value']:.1%} ({own['low']:.1%} to {own['high']:.1%}, n={own['n']:,})"
+    if counts["trained_on"] is None:
+        return f"accuracy {span}; which of these it was trained on, a pack cannot tell: ask the run"
+    return f"{seen}; accuracy on the other {own['n']:,}: {span}" if seen else f"accuracy {span}"
+
+
+def _told_seen(counts: Mapping[str, Any]) -> str:
+    """Which of the judged questions were there when the student was made; "" where none was."""
+    found = {"to train on": counts["trained_on"], "to choose the threshold": counts["chose_threshold"]}
+    parts = [f"{n:,} {what}" for what, n in found.items() if n]
+    if not parts:
+        return ""
+    number, _, what = parts[0].partition(" ")
+    be = "was" if number == "1" else "were"
+    return " and ".join([f"{number} of these {counts['judged']:,} {be} there {what}", *parts[1:]])

@@ -6,10 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from teachwise.records import Assignment, Example, Prediction, Rationale, Score
-from teachwise.sampling import band_of, band_values, cut_bands, first_by_hash
+from teachwise.sampling import first_by_hash
 
 LONGEST_TEXT = 1200
 """Characters of one text on the page; of a longer one the page has the beginning and the end, the table all of it."""
@@ -41,26 +39,6 @@ def given(assignments: Sequence[Assignment]) -> dict[str, str]:
     return {example_id: ", then ".join(gives) for example_id, gives in found.items()}
 
 
-def bands_of(examples: Sequence[Example], scores: Mapping[str, Score], edges: tuple[float, float]) -> dict[str, str]:
-    """The band of every question by the untouched student's score; edges from the training questions alone.
-
-    Args:
-        examples: All questions.
-        scores: By id.
-        edges: Quantiles of the training scores at which medium and hard begin.
-
-    Returns:
-        By id; empty where the training questions are too few for these edges.
-    """
-    train = [example.id for example in examples if example.split == "train"]
-    values = np.array([scores[one].value for one in train])
-    bands = cut_bands(train, values, edges)
-    if len(set(bands)) < 3:
-        return {}
-    at = band_values(values, bands)
-    return {**{e.id: band_of(scores[e.id].value, at) for e in examples}, **dict(zip(train, bands, strict=True))}
-
-
 def full_rows(
     examples: Sequence[Example],
     scores: Mapping[str, Score],
@@ -88,15 +66,25 @@ def full_rows(
     return rows
 
 
+def column(arm: str, what: str) -> str:
+    """A column of an arm, whose name may be any word; no `what` ends with "_" and another, so all names differ.
+
+    Example:
+        >>> column("sft", "correct")
+        'arm_sft_correct'
+    """
+    return f"arm_{arm}_{what}"
+
+
 def _of_arm(one: ArmRecord, example_id: str) -> dict[str, Any]:
     found = [by[example_id] for by in one.answers if example_id in by]
     first = found[0] if found else None
     return {
-        f"{one.arm}_gave": one.given.get(example_id),
-        f"{one.arm}_states": first.stated if first else None,
-        f"{one.arm}_correct": first.correct if first else None,
-        f"{one.arm}_seeds_correct": sum(answer.correct for answer in found) if found else None,
-        f"{one.arm}_text": first.text if first else None,
+        column(one.arm, "gave"): one.given.get(example_id),
+        column(one.arm, "states"): first.stated if first else None,
+        column(one.arm, "correct"): first.correct if first else None,
+        column(one.arm, "seeds_right"): sum(answer.correct for answer in found) if found else None,
+        column(one.arm, "text"): first.text if first else None,
     }
 
 
@@ -125,21 +113,24 @@ def _seen_by_teacher(row: Mapping[str, Any]) -> str:
 
 
 def _seen_by_arms(row: Mapping[str, Any], arms: Sequence[str]) -> str:
-    right = [row[f"{arm}_correct"] for arm in arms]
-    if any(row[f"{arm}_states"] is None for arm in arms):
+    right = [row[column(arm, "correct")] for arm in arms]
+    if any(row[column(arm, "states")] is None for arm in arms):
         return "unreadable"
     if len(set(right)) > 1:
         return "disagree"
     return "all" if all(right) else "none"
 
 
-def sample(rows: Sequence[Mapping[str, Any]], arms: Sequence[str], room: int = PAGE_BYTES) -> dict[str, Any]:
+def sample(
+    rows: Sequence[Mapping[str, Any]], arms: Sequence[str], room: int = PAGE_BYTES, on_rejected: str = "drop"
+) -> dict[str, Any]:
     """The questions that the page holds: as many as there is room for, the kinds in turn, by lot within each.
 
     Args:
         rows: From `full_rows`.
         arms: The arms' names in the recipe.
         room: Bytes of JSON that the chosen ones may take.
+        on_rejected: What the recipe does with an example whose rationale was rejected.
 
     Returns:
         `rows`: the chosen ones as the page shows them. `kinds`: for each kind [how many are shown, of how many].
@@ -148,7 +139,7 @@ def sample(rows: Sequence[Mapping[str, Any]], arms: Sequence[str], room: int = P
     chosen: list[dict[str, Any]] = []
     held: Counter[str] = Counter()
     for row in _in_turn(rows, arms):
-        shown = page_row(row, arms)
+        shown = page_row(row, arms, on_rejected)
         room -= len(as_json(shown).encode()) + 1
         if room < 0:
             break
@@ -171,7 +162,7 @@ def _in_turn(rows: Sequence[Mapping[str, Any]], arms: Sequence[str]) -> Iterator
         yield from (by[queue[turn]] for queue in queues.values() if turn < len(queue))
 
 
-def page_row(row: Mapping[str, Any], arms: Sequence[str]) -> dict[str, Any]:
+def page_row(row: Mapping[str, Any], arms: Sequence[str], on_rejected: str) -> dict[str, Any]:
     """A row as the page holds it: long texts cut in their middle, and a text that only repeats the letter left out."""
     is_train = row["split"] == "train"
     own = "wrong" if row["student_answer"] else "unreadable"
@@ -186,14 +177,32 @@ def page_row(row: Mapping[str, Any], arms: Sequence[str]) -> dict[str, Any]:
         "rationale": [row["rationale_verdict"], row["rationale_states"], cut_middle(row["rationale"].strip())]
         if row["rationale_verdict"]
         else None,
-        "gave": [row[f"{arm}_gave"] for arm in arms] if is_train else None,
+        "gave": [_gave(row, arm, on_rejected) for arm in arms] if is_train else None,
         "answers": None if is_train else [_answer(row, arm) for arm in arms],
     }
 
 
+REJECTED = {
+    "wrong": "rejected as wrong",
+    "unreadable": "rejected as unreadable",
+    "truncated": "rejected as cut off",
+    "failed": "which never came",
+}
+"""What became of a rationale that was not kept."""
+
+
+def _gave(row: Mapping[str, Any], arm: str, on_rejected: str) -> str | None:
+    """What an arm gave to a training question, and what it learnt instead where that was not fit to learn from."""
+    gave: str | None = row[column(arm, "gave")]
+    why = REJECTED.get(row["rationale_verdict"])
+    if not (gave and why and gave.endswith("rationale")):
+        return gave
+    return f"{gave}, {why}; {'its answer was trained on' if on_rejected == 'answer' else 'it was left out'}"
+
+
 def _answer(row: Mapping[str, Any], arm: str) -> list[Any]:
-    states, text = row[f"{arm}_states"], row[f"{arm}_text"].strip()
-    return [states, row[f"{arm}_seeds_correct"], "" if text == states else cut_middle(text)]
+    states, text = row[column(arm, "states")], row[column(arm, "text")].strip()
+    return [states, row[column(arm, "seeds_right")], "" if text == states else cut_middle(text)]
 
 
 def cut_middle(text: str, longest: int = LONGEST_TEXT) -> str:

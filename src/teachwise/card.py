@@ -1,11 +1,12 @@
 """The model card of a pack: what it is, what was measured, what it cannot do, how to load and to ask it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import yaml
 
-WAYS = {"direct": "at once", "cot": "thinking first", "routed": "thinking only when unsure"}
+from teachwise.wording import WAYS, percent, points
+
 _LOADERS = {
     "adapter": ("peft", "AutoPeftModelForCausalLM"),
     "whole": ("transformers", "AutoModelForCausalLM"),
@@ -22,13 +23,23 @@ model.generation_config = GenerationConfig(**limits)  # greedy, without the stud
 prompts = how["example"]["prompts"]  # your question goes here, in the very form of the example
 direct, cot = (tokenizer(prompts[mode], **how["tokenize"]).input_ids for mode in ("direct", "cot"))
 first = torch.log_softmax(model(input_ids=direct).logits[0, -1].float(), -1)
-entropy, answer = -(first.exp() * first).sum().item(), tokenizer.decode(first.argmax()).strip()
+entropy, text = -(first.exp() * first).sum().item(), tokenizer.decode(first.argmax())
 if how["mode"] == "cot" or (how["mode"] == "routed" and entropy > how["threshold_nats"]):
-    text = tokenizer.decode(model.generate(input_ids=cot)[0, cot.shape[1] :])
-    answer = (re.findall(how["reading"]["cot"], text) or [None])[-1]
-print(f"{entropy:.4f} nats: {answer}")
+    text = tokenizer.decode(model.generate(input_ids=cot)[0, cot.shape[1] :], skip_special_tokens=True)
+stated = [re.findall(form, text) for form in how["reading"]["forms"]]  # the last of the first form that is found
+answer = next(("".join(found[-1]).upper() for found in stated if found), None)
+print(f"{entropy:.4f} nats: {answer or 'no letter could be read'}")
 """
 """Routed answering without teachwise."""
+READ = """\
+The letter is read from the token given at once, or from all that was written after thinking: the last `[[X]]` decides.
+Without one, the letter last stated as "the answer is (X)", "answer: X" or `\\boxed{X}`, or in bold at the very end.
+Without those, a reply that is nothing but a letter. A small letter counts as its capital, but for the "a" of "the
+answer is a", which is an article; a reply without any of these is unreadable and counts as not correct. The code reads
+the same forms, from `teachwise.json`. Teachwise itself, which measured the figures, knows the options too: it also
+reads a letter followed by its option's very text, and counts a letter that names no option as unreadable.
+"""
+"""How answers are read, in words."""
 
 
 def card(router: Mapping[str, Any], figures: Mapping[str, Any], folder: str) -> str:
@@ -78,16 +89,15 @@ def _measured(router: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
     lines = [
         f"## Measured\n\nOn {figures['n_test']:,} held-out test questions, answered greedily. The way of asking and "
         f"the threshold were chosen on {figures['n_dev']:,} other questions.\n",
-        "| asked | accuracy (95%) | unreadable | tokens per answer |\n|---|---|---|---|",
+        "| way of answering | accuracy (95%) | unreadable | tokens per answer |\n|---|---|---|---|",
     ]
     for mode, one in entry["modes"].items():
         name = f"**{WAYS[mode]}** (chosen)" if mode == router["mode"] else WAYS[mode]
-        lines.append(
-            f"| {name} | {_share(one['accuracy'])} | {one['unreadable']:.1%} | {one['generated_tokens']:.1f} |"
-        )
+        own, lost = _span(one["accuracy"], percent), percent(one["unreadable"])
+        lines.append(f"| {name} | {own} | {lost} | {one['generated_tokens']:.1f} |")
     if figures["against"]:
         lines.append("\n| against | difference in points (95%) |\n|---|---|")
-        lines += [f"| `{name}` | {_points(gap)} |" for name, gap in figures["against"].items()]
+        lines += [f"| `{name}` | {_span(gap, points)} |" for name, gap in figures["against"].items()]
     lines.append(f"\nIntervals cover {figures['intervals_cover']}. {_whose(router, figures)}".rstrip() + "\n")
     return "\n".join(lines)
 
@@ -99,7 +109,7 @@ def _whose(router: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
         return ""
     return (
         f"They are means over {n_seeds} training seeds; this folder holds seed {router['seed']}, whose own accuracy is "
-        f"{figures['own']:.1%}."
+        f"{percent(figures['own'])}."
     )
 
 
@@ -126,7 +136,7 @@ def _made_of(router: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
 def _limits(router: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
     own = figures["entry"]["modes"][router["mode"]]["accuracy"]
     gaps = [name for name, gap in figures["against"].items() if gap["low"] <= 0 <= gap["high"]]
-    points = [
+    said = [
         f"It is wrong on about {1 - own['value']:.0%} of questions like those it was tested on. On other questions, "
         "and in other words, nothing was measured; the threshold too was chosen for these.",
         *(f"It is not told apart from `{name}`: the interval holds 0." for name in gaps),
@@ -144,7 +154,7 @@ def _limits(router: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
         "The licence is not known to the program that wrote this card: those of the student, the questions and the "
         "teacher's texts apply.",
     ]
-    return "## Limits\n\n" + "".join(f"- {point}\n" for point in points)
+    return "## Limits\n\n" + "".join(f"- {point}\n" for point in said)
 
 
 def _load(router: Mapping[str, Any], folder: str) -> str:
@@ -162,26 +172,20 @@ def _where(router: Mapping[str, Any]) -> str:
         return "\nThe student ships with teachwise: copy or link its folder `teachwise/toy/student` as `toy`.\n"
     return (
         f"\nThe student was a folder called `{student['model']}`: it must lie in the working directory under that "
-        "name, or be named in `adapter_config.json`.\n"
+        "name, or be named in `adapter_config.json`. `teachwise answer` looks there too, and takes `--student DIR`.\n"
     )
 
 
 def _ask(router: Mapping[str, Any], folder: str) -> str:
     library, loader = _LOADERS[router["weights"]]
     code = SNIPPET.replace("LIBRARY", library).replace("LOADER", loader).replace("FOLDER", folder)
-    where = " --student DIR" if router["weights"] == "adapter" and router["student"]["is_folder"] else ""
     return (
         "## Ask it\n\nA table of questions, answered as it was when the figures were measured:\n\n"
-        f"```sh\nteachwise answer {folder} questions.csv --out answers.csv{where}\n```\n\n"
+        f"```sh\nteachwise answer {folder} questions.csv --out answers.csv\n```\n\n"
         f"One question, without teachwise (`teachwise.json` holds the very text of an example's prompts):\n\n"
-        f"```python\n{code}```\n"
+        f"```python\n{code}```\n\n{READ}"
     )
 
 
-def _share(found: Mapping[str, float]) -> str:
-    return f"{found['value']:.1%} ({found['low']:.1%} to {found['high']:.1%})"
-
-
-def _points(found: Mapping[str, float]) -> str:
-    low, high = 100 * found["low"], 100 * found["high"]
-    return f"{100 * found['value']:+.1f} ({low:+.1f} to {high:+.1f})"
+def _span(found: Mapping[str, float], shown: Callable[[float], str]) -> str:
+    return f"{shown(found['value'])} ({shown(found['low'])} to {shown(found['high'])})"

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from markupsafe import Markup
 
 from teachwise.drawing import (
+    LETTER,
     N_COLOURS,
     WIDTH,
     Scale,
@@ -112,15 +114,35 @@ def score_histogram(histogram: Mapping[str, Any], borders: Sequence[float] = ())
 
 
 def _band_borders(x: Scale, borders: Sequence[float]) -> list[Markup]:
-    """A dashed line where a band begins, and each band's name where there is room for it."""
+    """A dashed line where a band begins, and each band's name; beside its band, with a sign towards it, if narrow."""
     if not borders:
         return []
     ends = [x.start, *(x(border) for border in borders), x.end]
-    parts = [line(place, 20, place, 284, "chance") for place in ends[1:-1]]
-    for name, left, right in zip(BANDS, ends, ends[1:], strict=False):
-        if right - left > 9 * len(name):
-            parts.append(text((left + right) / 2, 28, name, "halo soft", "middle"))
-    return parts
+    names: list[tuple[str, float]] = []
+    for name, (left, right) in zip(BANDS, pairwise(ends), strict=True):
+        if right - left > LETTER * len(name) + 8:
+            names.append((name, (left + right) / 2))
+        elif left + right < x.start + x.end:
+            names.append((f"◂ {name}", right + LETTER * (len(name) + 2) / 2))
+        else:
+            names.append((f"{name} ▸", left - LETTER * (len(name) + 2) / 2))
+    lines = [line(place, 32, place, 284, "chance") for place in ends[1:-1]]
+    return lines + [text(at, 28, name, "halo soft", "middle") for name, at in _side_by_side(names, x)]
+
+
+def _side_by_side(names: Sequence[tuple[str, float]], x: Scale) -> list[tuple[str, float]]:
+    """Names moved apart where they would stand on one another, in their order and within the chart."""
+    places, end = [], x.start
+    for name, at in names:
+        half = LETTER * len(name) / 2
+        places.append(max(at, end + half))
+        end = places[-1] + half + 4
+    end = x.end
+    for number in reversed(range(len(names))):
+        half = LETTER * len(names[number][0]) / 2
+        places[number] = min(places[number], end - half)
+        end = places[number] - half - 4
+    return [(name, place) for (name, _), place in zip(names, places, strict=True)]
 
 
 def _count_ticks(largest: int, power: float, apart: float) -> list[int]:
@@ -254,23 +276,26 @@ def loss_chart(stages: Sequence[Mapping[str, Any]], index: int = 0) -> Markup:
     if not drawn:
         return nothing("Training loss", "No loss was recorded.")
     at_x, at_y = ticks(0, total), ticks(0, max(loss for _, loss in drawn), 4)
-    x, y = Scale(0, total or 1, 46, 404), Scale(0, at_y[-1] or 1, 176, 26)
+    top = 40 if len(curves) > 1 else 26  # room for the stages' names, which no curve crosses
+    x, y = Scale(0, total or 1, 46, 404), Scale(0, at_y[-1] or 1, top + 150, top)
     parts = [text(4, 12, "loss", "soft")]
-    parts += grid_x(x, [at for at in at_x if at <= total and at == int(at)], 26, 176, short) + grid_y(
+    parts += grid_x(x, [at for at in at_x if at <= total and at == int(at)], top, top + 150, short) + grid_y(
         y, at_y, 46, 404, short
     )
+    if len(curves) > 1:
+        middles = [(x(first) + x(last)) / 2 for first, last in pairwise(begins)]
+        stages_at = _side_by_side([(f"stage {number}", at) for number, at in enumerate(middles, 1)], x)
+        parts += [text(at, 30, name, "soft", "middle") for name, at in stages_at]
     for number, curve in enumerate(curves):
         if number:
-            parts.append(line(x(begins[number]), 26, x(begins[number]), 176, "chance"))
-        if len(curves) > 1:
-            middle = (x(begins[number]) + x(begins[number + 1])) / 2
-            parts.append(text(middle, 38, f"stage {number + 1}", "halo soft", "middle"))
+            parts.append(line(x(begins[number]), 24, x(begins[number]), top + 150, "chance"))
         if len(curve) == 1:
             parts.append(mark(index, x(curve[0][0]), y(curve[0][1])))
         elif curve:
             parts.append(path([(x(at), y(loss)) for at, loss in curve], f"curve arm-{index % N_COLOURS}"))
-    parts.append(text(404, 208, "updates", "soft", "end"))
-    return svg("Training loss", f"From {drawn[0][1]:.3f} to {drawn[-1][1]:.3f} in {total:,.0f} updates.", 214, parts)
+    parts.append(text(404, top + 182, "updates", "soft", "end"))
+    told = f"From {drawn[0][1]:.3f} to {drawn[-1][1]:.3f} in {total:,.0f} updates."
+    return svg("Training loss", told, top + 188, parts)
 
 
 def group_names(arms: Mapping[str, Any], group: str) -> list[str]:

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -27,6 +28,21 @@ RecipeArg = Annotated[str, typer.Argument(metavar="RECIPE", help="a recipe file,
 Overrides = Annotated[Optional[list[str]], typer.Argument(metavar="[KEY=VALUE]...", help="recipe fields to change")]  # noqa: UP045
 OutDir = Annotated[Optional[Path], typer.Option("--out", help="run folder  [default: runs/NAME]")]  # noqa: UP045
 Edges = Annotated[str, typer.Option(help="quantiles between easy, medium and hard")]
+
+
+def _tell_version(is_wanted: bool) -> None:
+    if is_wanted:
+        print(f"teachwise {version('teachwise')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version_: Annotated[
+        bool, typer.Option("--version", help="print the version", is_eager=True, callback=_tell_version)
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:
@@ -89,13 +105,17 @@ def init(
 
 @app.command()
 def check(recipe: RecipeArg, overrides: Overrides = None) -> None:
-    """Check a recipe in a second, and print it with every default filled in.
+    """Check a recipe, its table and its folders in a second, and print it with every default filled in.
 
     Example: `teachwise check toy`
     """
+    from teachwise.check import look_over
     from teachwise.recipe import load_recipe
 
-    print(load_recipe(recipe, overrides or []).yaml(), end="")
+    loaded = load_recipe(recipe, overrides or [])
+    lines = "\n".join(look_over(loaded))
+    print(loaded.yaml(), end="")
+    print(lines, file=sys.stderr)
 
 
 @app.command()
@@ -183,10 +203,10 @@ def validate(
     if not score or not correct:
         raise DataError("validate: a table wants --score COLUMN and --correct COLUMN", "teachwise validate --help")
     from teachwise.tasks.table import read_table, usable
-    from teachwise.validate import told, validate_table
+    from teachwise.validate import as_lines, validate_table
 
     found = validate_table(usable(read_table(source)), score, correct, by, source)
-    print(json.dumps(found, indent=2, ensure_ascii=False)) if as_json else print(told(found))
+    print(json.dumps(found, indent=2, ensure_ascii=False)) if as_json else print("\n".join(as_lines(found)))
 
 
 @app.command()
@@ -208,9 +228,9 @@ def route(
     _refuse(source, "a table", {"KEY=VALUE": overrides})
     if not score or not out:
         raise DataError("route: a table wants --score COLUMN and --out FILE", "teachwise route --help")
-    from teachwise.route import route_table
+    from teachwise.route import read_edges, route_table
 
-    sizes = route_table(source, score, _edges(edges), out)
+    sizes = route_table(source, score, read_edges(edges), out)
     print("  ".join(f"{band} {n:,}" for band, n in sizes.items()) + f"  -> {out}")
 
 
@@ -268,6 +288,7 @@ def export(
         "prompt-completion"
     ),
     out: Annotated[Path, typer.Option("--out", help="folder to write to")] = Path("export"),
+    force: Annotated[bool, typer.Option("--force", help="replace the export of another arm")] = False,
 ) -> None:
     """Write an arm's training data for TRL, Axolotl or LLaMA-Factory, with the settings they need.
 
@@ -275,12 +296,13 @@ def export(
     """
     from teachwise.export import export_arm
 
-    for path, rows in export_arm(run_dir, arm, seed, form, out).items():
+    for path, rows in export_arm(run_dir, arm, seed, form, out, force).items():
         print(f"{path}  {rows:,} rows" if rows else path)
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True})
 def answer(
+    words: typer.Context,
     source: Annotated[Path, typer.Argument(metavar="RUN|PACK", help="a run folder, evaluated; or a pack")],
     table: Annotated[str, typer.Argument(metavar="TABLE", help="questions with options; gold answers are not needed")],
     arm: Annotated[Optional[str], typer.Option(help="for a run: the arm")] = None,  # noqa: UP045
@@ -294,7 +316,11 @@ def answer(
     Example: `teachwise answer runs/demo questions.csv --arm banded --out answers.csv`
     """
     from teachwise.answer import answer_table, told
+    from teachwise.tasks.questions import OTHER_NAMES
 
+    if words.args:
+        found = f"answer: {', '.join(words.args)}: cannot be said here; it takes RUN or PACK, TABLE and options"
+        raise DataError(found, OTHER_NAMES)
     print(f"{told(answer_table(source, table, out, arm, seed, mode, student))} -> {out}")
 
 
@@ -326,15 +352,9 @@ def serve(
 
     Example: `teachwise toy serve --habits weak`
     """
-    from teachwise.toy.server import serve as start
-    from teachwise.toy.teacher import habits_named
+    from teachwise.toy.server import serve_in_front
 
-    try:
-        server = start(port, habits=habits_named(habits))
-    except OSError as error:
-        raise DataError(f"--port {port}: {error.strerror}", "choose another port; 0 takes a free one") from error
-    print(f"toy teacher at {server.base_url} (Ctrl-C stops it)", flush=True)
-    server.serve_forever()
+    serve_in_front(port, habits)
 
 
 def _is_table(source: str) -> bool:
@@ -347,19 +367,14 @@ def _refuse(source: str, what: str, given: dict[str, object]) -> None:
         raise DataError(f"{source}: {', '.join(names)} cannot be used with {what}", "teachwise --help shows the forms")
 
 
-def _edges(text: str) -> tuple[float, float]:
-    try:
-        low, high = (float(part) for part in text.split(","))
-    except ValueError:
-        raise DataError(f"--edges {text!r}: wanted two numbers", "for instance --edges 0.25,0.75") from None
-    if not 0 < low < high < 1:
-        raise DataError(f"--edges {text}: wanted 0 < first < second < 1", "for instance --edges 0.25,0.75")
-    return low, high
-
-
 def _carry_out(recipe: str, overrides: Sequence[str] | None, out: Path | None, until: str) -> None:
     from teachwise.pipeline import run
+    from teachwise.run_folder import RESOLVED
 
+    if (Path(recipe) / RESOLVED).is_file():
+        told = f"its report lies at {page}; " if (page := Path(recipe) / "report" / "report.html").is_file() else ""
+        hint = f"{told}its recipe: teachwise {until} {Path(recipe) / RESOLVED} --out {recipe}"
+        raise DataError(f"{recipe}: is a run folder, wanted a recipe", hint)
     finished = run(recipe, *(overrides or []), out=out, until=until)
     if until in ("compare", "report"):
         _show_result(finished, until)
@@ -372,12 +387,10 @@ def _show_result(finished: "Run", until: str) -> None:
     from teachwise.console import out
     from teachwise.recipe import load_recipe
     from teachwise.report import result_table
-    from teachwise.run_folder import RESOLVED
     from teachwise.wording import leading_arm, short_answer
 
-    comparison = finished.comparison
-    arms = load_recipe(finished.root / RESOLVED).plain()["arms"]
-    out.print(result_table(comparison))
+    comparison, arms = finished.comparison, load_recipe(finished.root / "resolved.yaml").plain()["arms"]
+    out.print(result_table(comparison, out.width))
     out.print(f"[bold]{short_answer(comparison, leading_arm(comparison, arms))}[/bold]")
     for sentence in comparison["sentences"]:
         out.print(f"- {sentence}")

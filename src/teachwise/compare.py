@@ -18,8 +18,9 @@ import numpy as np
 from teachwise.recipe import Recipe
 from teachwise.records import Example, Mode, Prediction, Score, by_id
 from teachwise.run_folder import Run, Unit, write_json
-from teachwise.sampling import band_of, band_values, cut_bands
+from teachwise.sampling import bands_of
 from teachwise.stats import Interval, bootstrap_difference, bootstrap_mean, mcnemar_exact, wilson
+from teachwise.wording import WAYS, listed
 
 
 @dataclass(frozen=True)
@@ -125,40 +126,31 @@ def sentence(arm: str, summary: Mapping[str, Any], others: Sequence[str]) -> str
         summary: Its entry in the comparison.
         others: The arms it is set against, in order.
     """
-    words = {"direct": "answering at once", "cot": "thinking first", "routed": "thinking only when unsure"}
     own, tokens = summary["accuracy"], summary["cost"]["teacher_tokens"]
     spent = f"{tokens:,.0f} teacher tokens" if tokens else "no teacher token"
-    text = f"{arm}: {own['value']:.1%} ({own['low']:.1%} to {own['high']:.1%}) {words[summary['mode']]}, for {spent}"
-    gaps = [_gap_in_words(other, summary["against"][other]["difference"]) for other in others if other != arm]
-    return "; ".join([text, *gaps]) + "."
+    text = f"{arm}: {own['value']:.1%} ({own['low']:.1%} to {own['high']:.1%}) {WAYS[summary['mode']]}, for {spent}"
+    gaps = {other: summary["against"][other]["difference"] for other in others if other != arm}
+    even = [other for other, gap in gaps.items() if gap["low"] <= 0 <= gap["high"]]
+    apart = [_gap_in_words(other, gap) for other, gap in gaps.items() if other not in even]
+    return "; ".join([text, *apart, *([f"not told apart from {listed(even)}"] if even else [])]) + "."
 
 
 def _gap_in_words(other: str, gap: Mapping[str, Any]) -> str:
     span = f"{gap['low'] * 100:+.1f} to {gap['high'] * 100:+.1f}"
-    if gap["low"] <= 0 <= gap["high"]:
-        return f"not told apart from {other} ({span} points)"
     better = "better" if gap["value"] > 0 else "worse"
     return f"{better} than {other} by {abs(gap['value']) * 100:.1f} points ({span})"
-
-
-def bands_of(recipe: Recipe, examples: Sequence[Example], scores: Mapping[str, Score]) -> dict[str, str]:
-    """The band of every example by the base student's score; edges from train rows alone."""
-    train = [example.id for example in examples if example.split == "train"]
-    values = np.array([scores[one].value for one in train])
-    edges = next((arm.edges for arm in recipe.arms.values() if arm.policy == "bands"), (0.25, 0.75))
-    bands = cut_bands(train, values, edges)
-    at = band_values(values, bands)
-    return {**{e.id: band_of(scores[e.id].value, at) for e in examples}, **dict(zip(train, bands, strict=True))}
 
 
 def compare_arms(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
     """Compare all arms; return each one's accuracy in its chosen mode."""
     examples = run.records(Unit("prepare"), "examples.parquet", Example)
     scores = by_id(run.records(Unit("score"), "scores.parquet", Score))
-    bands = bands_of(recipe, examples, scores)
     test = [example for example in examples if example.split == "test"]
     ids = {split: [e.id for e in examples if e.split == split] for split in ("dev", "test")}
-    groups = {"subject": [e.subject for e in test], "band": [bands[e.id] for e in test]}
+    groups = {"subject": [e.subject for e in test]}
+    train = [example.id for example in examples if example.split == "train"]
+    if bands := bands_of({one: score.value for one, score in scores.items()}, train, recipe.edges):
+        groups["band"] = [bands[e.id] for e in test]
     if all(e.level is not None for e in test):
         groups["level"] = [str(e.level) for e in test]
     arms: dict[str, Any] = {}

@@ -23,8 +23,10 @@ err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 SAID = "teachwise.said"
 """The logger of every line that is said."""
+FIRST_SECONDS = 15
+"""When a long job first speaks where there is no terminal to draw a bar on."""
 LOG_SECONDS = 60
-"""How often a long job speaks where there is no terminal to draw a bar on."""
+"""How often it speaks from there on."""
 
 _log = logging.getLogger(SAID)
 _log.setLevel(logging.INFO)
@@ -46,7 +48,7 @@ class Bar:
     def __init__(self, jobs: Progress, view: View | None, what: str, total: int, done: int) -> None:
         self._jobs, self._view = jobs, view
         self._what, self._total, self._done = what, total, done
-        self._said = time.monotonic()
+        self._speaks_at = time.monotonic() + FIRST_SECONDS
         self._task = jobs.add_task(what, total=total, completed=done, note="")
 
     def advance(self, n: int = 1, note: str = "", spent_tokens: int | None = None) -> None:
@@ -54,15 +56,15 @@ class Bar:
         self.at(self._done + n, note, spent_tokens)
 
     def at(self, done: int, note: str = "", spent_tokens: int | None = None) -> None:
-        """Move to `done`; in a log file, say so once a minute."""
+        """Move to `done`; in a log file, say so after a quarter of a minute, then once a minute."""
         self._done = done
         if spent_tokens is not None and self._view:
             self._view.spent_tokens = spent_tokens
         elif spent_tokens is not None:
             note = f"{spent_tokens:,} tokens {note}".strip()
         self._jobs.update(self._task, completed=done, note=note)
-        if not self._view and not err.is_terminal and time.monotonic() > self._said + LOG_SECONDS:
-            self._said = time.monotonic()
+        if not self._view and not err.is_terminal and time.monotonic() >= self._speaks_at:
+            self._speaks_at = time.monotonic() + LOG_SECONDS
             say(escape(f"  {self._what}: {done:,} of {self._total:,} {note}"))
 
     def remove(self) -> None:

@@ -109,15 +109,28 @@ and in the training file `dataset: teachwise`, `template:` of the student, and a
 }
 
 
-def _refuse_foreign(out: Path) -> None:
-    """An earlier export is replaced; other people's files are not."""
+def _check_out(out: Path, arm: str, force: bool) -> None:
+    """An earlier export of the arm is replaced, that of another only with `force`, other people's files never."""
     page = out / "README.md"
-    ours = not page.exists() or page.read_text(encoding="utf-8", errors="replace").startswith(_TITLE)
+    title = page.read_text(encoding="utf-8", errors="replace").partition("\n")[0] if page.exists() else _title(arm)
+    ours = title.startswith(_TITLE)
     if out.is_file() or not ours or (not page.exists() and any(out.glob("stage-*.jsonl"))):
         raise DataError(f"export: {out}: holds files that are not of an export", "choose another folder with --out")
+    if title != _title(arm) and not force:
+        other = title.removeprefix(_TITLE).strip(" `")
+        raise DataError(
+            f"export: {out}: holds the export of arm {other!r} already",
+            "choose another folder with --out, or replace it with --force",
+        )
 
 
-def export_arm(root: str | Path, arm: str, seed: int | None, form: str, out: str | Path) -> dict[str, int]:
+def _title(arm: str) -> str:
+    return f"{_TITLE} `{arm}`"
+
+
+def export_arm(
+    root: str | Path, arm: str, seed: int | None, form: str, out: str | Path, force: bool = False
+) -> dict[str, int]:
     """Write the lessons of every stage of an arm, exactly those that `train` learns from.
 
     Args:
@@ -125,13 +138,14 @@ def export_arm(root: str | Path, arm: str, seed: int | None, form: str, out: str
         arm: The arm.
         seed: Training seed; None is the recipe's first.
         form: A key of `FORMATS`.
-        out: Folder to write to.
+        out: Folder to write to; an earlier export of the same arm in it is replaced.
+        force: Replace also the export of another arm.
 
     Returns:
         Rows by file written; 0 for the page with the settings.
 
     Raises:
-        DataError: no such run, arm or format, or nothing to export.
+        DataError: no such run, arm or format, nothing to export, or `out` holds something else.
     """
     if form not in FORMATS:
         raise DataError(f"export: unknown format {form!r}", "formats: " + ", ".join(FORMATS))
@@ -149,7 +163,7 @@ def export_arm(root: str | Path, arm: str, seed: int | None, form: str, out: str
     seeds = recipe.seeds_of(arm)
     if seed not in (None, *seeds):
         raise DataError(f"export: the run has no seed {seed} of arm {arm!r}", f"seeds: {', '.join(map(str, seeds))}")
-    _refuse_foreign(out)
+    _check_out(out, arm, force)
     unit = Unit("route", arm, seeds[0] if seed is None else seed)
     examples = by_id(run.records(Unit("prepare"), "examples.parquet", Example))
     assignments = run.records(unit, "assignments.parquet", Assignment)
@@ -170,7 +184,7 @@ def export_arm(root: str | Path, arm: str, seed: int | None, form: str, out: str
         written[str(path)] = len(lessons)
     write_text(
         out / "README.md",
-        f"{_TITLE} `{arm}`\n\nStages are trained in order, each on the "
+        f"{_title(arm)}\n\nStages are trained in order, each on the "
         f"weights of the one before.\n\n{SETTINGS[form].replace('STUDENT', repr(recipe.student.model))}",
     )
     return {**written, str(out / "README.md"): 0}

@@ -52,7 +52,7 @@ def start_recipe(
         What to tell the user.
 
     Raises:
-        DataError: the table cannot be used, or the recipe is there already.
+        DataError: the table cannot be used or would not be read, or the recipe is there already.
     """
     target = out or Path(Path(source).name).with_suffix(".yaml")
     _check_places(source, target, is_forced)
@@ -65,17 +65,24 @@ def start_recipe(
     for override in overrides:
         set_field(content, override)
     recipe = validated(Recipe, content, {}, target)
+    _check_reads(source, recipe)
     table = understand(content["data"], overrides)
     content["data"] = table.data
-    if recipe.budget.teacher_tokens is None:
-        content["budget"] = {"teacher_tokens": suggested_budget(table, recipe.teacher.max_tokens)}
+    enough = suggested_budget(table, recipe.teacher.max_tokens)
+    own = recipe.budget.teacher_tokens
+    content["budget"] = {"teacher_tokens": enough if own is None else own}
     validated(Recipe, content, {}, target)
-    write_text(target, recipe_text(table, content, target))
+    write_text(target, recipe_text(table, content, enough))
     return "\n".join([*described(table), "", *_next(target)])
 
 
 def _check_places(source: str, target: Path, is_forced: bool) -> None:
     path = Path(source).expanduser()
+    if path.suffix.lower() in (".yaml", ".yml"):
+        raise DataError(
+            f"{source}: is a recipe by its name, wanted a table of questions",
+            f"give a Parquet, JSONL, JSON, CSV or TSV file; `teachwise check {shlex.quote(source)}` looks at a recipe",
+        )
     if not path.is_file():
         others = [one.name for one in path.parent.glob("*") if one.is_file()]
         near = difflib.get_close_matches(path.name, others, n=1)
@@ -91,6 +98,20 @@ def _check_places(source: str, target: Path, is_forced: bool) -> None:
         str(target).encode()
     except UnicodeEncodeError:
         raise DataError(f"{source!a}: the name is not UTF-8, and a recipe is", "rename the file") from None
+
+
+def _check_reads(source: str, recipe: Recipe) -> None:
+    """Whatever the user set, the recipe must read the table that was named."""
+    if recipe.data.task.startswith("toy"):
+        raise DataError(
+            f"data.task: {recipe.data.task} makes its own questions, wanted a task that reads {source}",
+            "leave data.task out; the toy has a recipe of its own: teachwise run toy",
+        )
+    if recipe.data.source != source:
+        raise DataError(
+            f"data.source: is {recipe.data.source}, wanted {source}, the table that init looks at",
+            "leave data.source out, and name the table that you mean after `teachwise init`",
+        )
 
 
 def suggested_budget(table: Table, max_tokens: int) -> int:
@@ -121,13 +142,13 @@ def _next(target: Path) -> list[str]:
 # the recipe
 
 
-def recipe_text(table: Table, content: Mapping[str, Any], target: Path) -> str:
+def recipe_text(table: Table, content: Mapping[str, Any], enough: int) -> str:
     """The recipe as commented YAML.
 
     Args:
         table: What was understood.
         content: Its sections, with whatever the user set.
-        target: The file it will be.
+        enough: Tokens that let the teacher explain every train question once.
     """
     parts = [
         f"# {len(table.kept):,} questions from {_one_line(table.source)}.",
@@ -135,12 +156,13 @@ def recipe_text(table: Table, content: Mapping[str, Any], target: Path) -> str:
         _STUDENT_NOTE + f"student: {_flow(content['student'])}",
         _TEACHER_NOTE + f"teacher: {_flow(content['teacher'])}",
         _data_text(table),
-        _BUDGET_NOTE.format(n=table.size("train")) + f"budget: {{teacher_tokens: {_tokens(content['budget'])}}}",
+        _budget_text(table.size("train"), content["budget"]["teacher_tokens"], enough),
     ]
     more = {name: value for name, value in content.items() if name not in ("student", "teacher", "data", "budget")}
     if table.size("train") < FEW_TRAIN:
-        more = {"validate": {"on_fail": "warn"}, "on_rejected": "answer", **more}
-        parts.append(_FEW_NOTE.format(n=table.size("train")).rstrip("\n"))
+        gate = {"on_fail": "warn", **more.get("validate", {})}
+        more = {"validate": gate, "on_rejected": "answer", **{one: more[one] for one in more if one != "validate"}}
+        parts.append(_few_note(table.size("train"), gate["on_fail"] == "warn", more["on_rejected"] == "answer"))
     parts += [f"{name}: {_flow(value)}" for name, value in more.items()]
     return "\n".join([*parts, "" if "arms" in more else _ARMS_NOTE])
 
@@ -152,14 +174,6 @@ _STUDENT_NOTE = """
 _TEACHER_NOTE = """
 # The model that writes rationales, behind any OpenAI-compatible server. `key_env` names the environment variable that
 # holds its key (export NAME=your-key); leave it out where the server wants none. Never put the key itself here.
-"""
-_BUDGET_NOTE = """
-# The most tokens the teacher may read and write in this run. This lets it explain all {n:,} train questions once; with
-# less the run stops at the cap, says so, and goes on when you raise it.
-"""
-_FEW_NOTE = """
-# Only {n:,} train questions: too few to judge the score by, so the gate warns instead of stopping; and an example whose
-# rationale is rejected gets its answer, so that no stage is left empty. Leave both out when you have more.
 """
 _ARMS_NOTE = """
 # Five arms are compared by default: base, sft, banded, random, distill. `distill` explains every train question and is
@@ -174,6 +188,24 @@ _ARMS_NOTE = """
 """
 
 
+def _budget_text(n_train: int, tokens: int, enough: int) -> str:
+    who = "This lets" if tokens >= enough else f"About {enough:_} would let"
+    note = (
+        f"\n# The most tokens the teacher may read and write in this run. {who} it explain all {n_train:,} train"
+        "\n# questions once; with less the run stops at the cap, says so, and goes on when you raise it."
+    )
+    return f"{note}\nbudget: {{teacher_tokens: {tokens:_}}}"
+
+
+def _few_note(n_train: int, warns: bool, answers: bool) -> str:
+    """Why a recipe for few questions is milder, as far as it is."""
+    note = f"\n# Only {n_train:,} train questions: too few to judge the score by"
+    note += ", so the gate warns instead of stopping." if warns else "."
+    if answers:
+        note += "\n# An example whose rationale is rejected gets its answer, so that no stage is left empty."
+    return note + ("\n# Leave both out when you have more." if warns and answers else "")
+
+
 def _data_text(table: Table) -> str:
     sizes = ", ".join(f"{table.size(split):,} {split}" for split in get_args(Split))
     lines = [f"\n# The questions: {sizes}. A path counts from where you run teachwise.", "data:"]
@@ -181,10 +213,6 @@ def _data_text(table: Table) -> str:
     if "limit" not in table.data:
         lines.append("  # limit: {train: 500, dev: 100, test: 300}    # at most so many: a quick first run")
     return "\n".join(lines)
-
-
-def _tokens(budget: Mapping[str, Any]) -> str:
-    return f"{budget['teacher_tokens']:_}" if budget["teacher_tokens"] is not None else "null"
 
 
 def _one_line(text: object) -> str:

@@ -24,6 +24,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from teachwise.duration import took
+
 LOW_TERMINAL = 18
 """With fewer lines than these only the step at work is shown."""
 _SURE = 0.05
@@ -98,10 +100,10 @@ class View:
         if self.spent_tokens or "teach" in self.steps:
             cap = " (no cap)" if self.budget_tokens is None else f" of {self.budget_tokens:,}"
             parts.append(f"teacher tokens {self.spent_tokens:,}{cap}")
-        parts.append(f"{in_words(now - self._started)} so far")
+        parts.append(f"{took(now - self._started, 0)} so far")
         for name, state in self.steps.items():
             if state.since and (left := self._left(state, now)) is not None:
-                parts.append(f"about {in_words(left)} left in {name}")
+                parts.append(f"about {took(left, 0)} left in {name}")
         return Text("  " + "   ".join(parts), style="dim", no_wrap=True, overflow="ellipsis")
 
     def _left(self, state: StepState, now: float) -> float | None:
@@ -134,28 +136,14 @@ def seconds_left(elapsed: float, share: float, earlier: Sequence[float], units_t
     return None if usual is None else max(0.0, usual - elapsed) + units_to_come * usual
 
 
-def in_words(seconds: float) -> str:
-    """A duration as short as can be.
-
-    Example:
-        >>> in_words(4.2), in_words(151), in_words(7300)
-        ('4 s', '2 min 31 s', '2 h 1 min')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
 def _row(name: str, state: StepState, marks: str) -> tuple[Text, ...]:
     count = f"{state.done} of {state.units}" if state.units > 1 else ""
     if state.since:
         return Text(marks[1], "bold cyan"), Text(name, "bold"), Text(count), Text(state.at, no_wrap=True)
     if state.done < state.units:
         return Text(" "), Text(name, "dim"), Text(count, "dim"), Text("")
-    took = f"{sum(state.seconds):.1f} s" if state.seconds else "done before"
-    return Text(marks[0], "green"), Text(name), Text(count), Text(took, "dim", no_wrap=True)
+    when = took(sum(state.seconds)) if state.seconds else "done before"
+    return Text(marks[0], "green"), Text(name), Text(count), Text(when, "dim", no_wrap=True)
 
 
 class Above(io.TextIOBase):

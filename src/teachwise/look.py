@@ -148,13 +148,14 @@ _LIKE = {"options": ", or one column per option: A, B, C; option_a, option_b"}
 
 
 def _guess(role: str, names: Sequence[str], cells: Sequence[Cells]) -> str:
-    """The column a user may have meant: named alike, or, for the question, the one with the longest texts."""
+    """The column a user may have meant: named alike, or, for the question, the one that asks most."""
     for name in names:
         plain = name.strip().lower()
         if not plain.endswith("id") and difflib.get_close_matches(plain, NAMES[role], n=1, cutoff=0.7):
             return name
     if role == "question":
-        return max(names, key=lambda name: sum(len(str(row.get(name) or "")) for row in cells[:200]))
+        texts = {name: [str(row.get(name) or "").strip() for row in cells[:200]] for name in names}
+        return max(names, key=lambda name: (sum(t.endswith("?") for t in texts[name]), sum(map(len, texts[name]))))
     return "COLUMN"
 
 

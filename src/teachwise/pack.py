@@ -23,6 +23,7 @@ from teachwise.recipe import Recipe
 from teachwise.records import Example
 from teachwise.run_folder import RESOLVED, Run, Unit, content_hash, write_json, write_text
 from teachwise.tasks import Row, load_task
+from teachwise.tasks.letters import FORMS
 from teachwise.tuned import (
     FORMAT,
     PACKED,
@@ -39,11 +40,14 @@ KEPT = (".safetensors", ".json", ".jinja", ".txt", ".model")
 """Files of a stage that a pack takes over: weights, settings, the tokenizer's files."""
 LEFT_OUT = ("stage.json", "probe.json")
 READING = {
-    "direct": "the likeliest first token is the letter",
-    "entropy": "of the softmax over the whole vocabulary at that token, in float32, in nats",
-    "cot": r"\[\[\s*([A-Za-z])\s*\]\]",
+    "text": "direct: the likeliest first token; cot: all that was generated, without special tokens",
+    "entropy": "of the softmax over the whole vocabulary at that first token, in float32, in nats",
+    "order": "of the first of these forms that is found in the text, the last match holds the letter, of either case",
+    "forms": list(FORMS),
+    "teachwise": "the figures were measured with read_letter, which also reads a letter followed by its option's very "
+    "text, and counts a letter that names no option as unreadable",
 }
-"""How answers are read; `cot` is a pattern whose last match in the text holds the letter."""
+"""How answers are read; `forms` are regular expressions of Python."""
 EXAMPLE = Row(0, "How many legs does a spider have?", ("six", "eight", "ten"), "B", "biology")
 
 
@@ -139,6 +143,8 @@ def _write(part: Path, name: str, recipe: Recipe, run: Run, unit: Unit, tuned: T
     content |= example_prompts(tuned, recipe, _example(recipe, run))
     write_json(part / PACKED, content)
     write_text(part / "README.md", card(content, {**_figures(recipe, run, unit), "stored": stored}, name))
+    for path in part.rglob("*.safetensors"):
+        shutil.copymode(part / "README.md", path)  # written for the owner alone, whatever the umask says
 
 
 def _check_out(out: Path, force: bool) -> None:

@@ -16,9 +16,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
+from teachwise.changes import changes
 from teachwise.console import say, watching
 from teachwise.engines import check_key
-from teachwise.errors import DataError, GateError
+from teachwise.errors import DataError, GateError, RecipeError
 from teachwise.ledger import LEDGER, Ledger
 from teachwise.live_view import View
 from teachwise.policies import FOLLOW_SCORES
@@ -64,6 +67,12 @@ STEPS = (
 
 BEFORE_TEACH = ("prepare", "score", "validate", "route")
 """Steps up to which a run needs no teacher."""
+MOST_NAMED = 5
+"""Changed fields that are named one by one."""
+_NOT_CHOSEN = (
+    "the scores failed their check: what is bought from here on goes to questions chosen no better than by lot, and"
+    " arms that follow the scores prove nothing; Ctrl-C stops, and all that is done is kept"
+)
 _ENDS = 2**20
 """Bytes at either end of a weights file that its hash covers."""
 
@@ -88,7 +97,10 @@ def key_of(step: Step, unit: Unit, recipe: Recipe, keys: Mapping[Unit, str], is_
         keys: Keys of all units before it.
         is_trusted: False when the gate failed and arms that follow the scores are routed at random.
     """
-    fields = {name: _section(recipe, name, unit.arm) for name in step.reads}
+    reads = step.reads
+    if step.name == "train" and not recipe.stages_of(unit.arm):
+        reads = ("student",)  # nothing is trained: how training goes is all the same to it
+    fields = {name: _section(recipe, name, unit.arm) for name in reads}
     if step.name == "prepare":
         fields["source_digest"] = _digest(recipe.data.source)
         fields["prompt_version"] = load_task(recipe.data.task, **recipe.data.task_options()).prompt_version
@@ -155,7 +167,9 @@ def run_recipe(recipe: Recipe, root: str | Path, until: str = "report") -> Run:
     with run.locked(), logged(run.root / LOG, secret_values(recipe.teacher.key_env)):
         if until not in BEFORE_TEACH and _is_buying(recipe, run):
             check_key(recipe.teacher.key_env)  # now, and not after hours of scoring
-        _note_recipe(recipe, run, later=STEPS[len(steps) :])
+        is_changed = _tell_changes(recipe, run)
+        write_text(run.root / RESOLVED, recipe.yaml())
+        _set_stale_aside(recipe, run, is_changed)
         with watching(units, recipe.budget.teacher_tokens, _spent_tokens(run)) as view:
             _do_steps(steps, recipe, run, view)
     return run
@@ -182,37 +196,70 @@ def run(recipe: str | Path, *overrides: str, out: str | Path | None = None, unti
 
 def _do_steps(steps: tuple[Step, ...], recipe: Recipe, run: Run, view: View) -> None:
     keys: dict[Unit, str] = {}
-    is_trusted = True
+    is_trusted, is_failed = True, False
     for step in steps:
         for unit in units_of(step, recipe):
             keys[unit] = key_of(step, unit, recipe, keys, is_trusted)
-        done = []
+        there = _found(step, keys, recipe, run)
         for unit in units_of(step, recipe):
             view.begin(step.name, str(unit))
-            done.append(_do(step, unit, keys[unit], recipe, run))
-            view.end(step.name, is_new=done[-1])
-        if kept := done.count(False):
-            say(f"[dim]kept  {step.name}: {kept} of {len(done)} done before[/dim]")
+            if unit not in there:
+                _do(step, unit, keys[unit], recipe, run)
+            view.end(step.name, is_new=unit not in there)
         if step.name == "validate":
             is_trusted = gate(recipe, run)
+            is_failed = is_trusted and run.validation["verdict"] == "FAIL"
         if step.name == "route":
             say(f"[bold]plan[/bold]  {_plan(recipe, run)}")
+            if is_failed and _is_buying(recipe, run):
+                say(f"[bold red]WARNING[/bold red] {_NOT_CHOSEN}")
 
 
-def _note_recipe(recipe: Recipe, run: Run, later: tuple[Step, ...]) -> None:
-    """Write the recipe into the run; where it changed, set results of later steps aside that it does not lead to.
+def _found(step: Step, keys: Mapping[Unit, str], recipe: Recipe, run: Run) -> set[Unit]:
+    """The units of a step that an earlier start did, fetched back where they were set aside; said before the rest."""
+    units = list(units_of(step, recipe))
+    kept = {unit for unit in units if (run.manifest(unit) or {}).get("key") == keys[unit]}
+    back = {unit for unit in units if unit not in kept and run.is_done(unit, keys[unit])}
+    if kept:
+        say(f"[dim]kept  {step.name}: {len(kept)} of {len(units)} done before[/dim]")
+    if back:
+        say(f"[dim]back  {step.name}: {len(back)} of {len(units)} fetched from replaced/[/dim]")
+    return kept | back
 
-    So what lies in a run always belongs to the recipe that lies beside it, also when a run stops early.
+
+def _tell_changes(recipe: Recipe, run: Run) -> bool:
+    """Say what the recipe changes since the last start of this run; whether it changes anything."""
+    try:
+        before = load_recipe(run.root / RESOLVED)
+    except RecipeError:  # none yet, or of a version with other fields
+        return False
+    found = changes(before, recipe)
+    if found:
+        more = f" and {len(found) - MOST_NAMED:,} more" if len(found) > MOST_NAMED else ""
+        say(escape(f"changed since the last start: {', '.join(found[:MOST_NAMED])}{more}"))
+    return bool(found)
+
+
+def _set_stale_aside(recipe: Recipe, run: Run, is_changed: bool) -> None:
+    """Set every finished unit aside that the recipe and the source do not lead to any more, and say so in a line.
+
+    Done before any work, so that what lies in a run belongs together also when this start is stopped or killed.
     """
-    path, text = run.root / RESOLVED, recipe.yaml()
-    if path.exists() and path.read_text(encoding="utf-8", errors="replace") != text:
-        keys: dict[Unit, str] = {}
-        for step in STEPS:
-            for unit in units_of(step, recipe):
-                keys[unit] = key_of(step, unit, recipe, keys)
-                if step in later and (run.manifest(unit) or {}).get("key", keys[unit]) != keys[unit]:
-                    run.set_aside(unit)
-    write_text(path, text)
+    keys: dict[Unit, str] = {}
+    is_trusted = True
+    aside = []
+    for step in STEPS:
+        for unit in units_of(step, recipe):
+            keys[unit] = key_of(step, unit, recipe, keys, is_trusted)
+            if (run.manifest(unit) or {}).get("key", keys[unit]) != keys[unit] and run.set_aside(unit):
+                aside.append(step.name)
+        if step.name == "validate" and run.manifest(Unit("validate")):
+            failed = run.json(Unit("validate"), "validation.json")["verdict"] == "FAIL"
+            is_trusted = not failed or recipe.validation.on_fail == "warn"
+    if aside:
+        what = f"{len(aside)} unit{'s' if len(aside) > 1 else ''} of {', '.join(dict.fromkeys(aside))}"
+        whose = "the earlier recipe" if is_changed else "other inputs"
+        say(escape(f"aside: {what} (of {whose}), kept in {run.root / 'replaced'}"))
 
 
 def _spent_tokens(run: Run) -> int:
@@ -231,10 +278,8 @@ def _is_buying(recipe: Recipe, run: Run) -> bool:
     )
 
 
-def _do(step: Step, unit: Unit, key: str, recipe: Recipe, run: Run) -> bool:
-    """Do one unit and say so; False where an earlier start had done it."""
-    if run.is_done(unit, key):
-        return False
+def _do(step: Step, unit: Unit, key: str, recipe: Recipe, run: Run) -> None:
+    """Do one unit and say so."""
     run.begin(unit, key)
     module, _, function = step.do.partition(":")
     started = time.monotonic()
@@ -243,7 +288,6 @@ def _do(step: Step, unit: Unit, key: str, recipe: Recipe, run: Run) -> bool:
     drop_parts(run.folder(unit))
     shown = "  ".join(f"{name} {_shown(value)}" for name, value in counts.items() if value or isinstance(value, float))
     say(f"[green]done[/green]  {unit}  [dim]{time.monotonic() - started:.1f} s[/dim]  {shown}")
-    return True
 
 
 def _plan(recipe: Recipe, run: Run) -> str:
@@ -268,15 +312,18 @@ def gate(recipe: Recipe, run: Run) -> bool:
     found = run.json(Unit("validate"), "validation.json")
     if found["verdict"] != "FAIL":
         return True
-    what = (
-        f"ROC AUC {found['auc']:.3f} (95% interval {found['auc_low']:.3f}-{found['auc_high']:.3f}, n={found['n']:,})"
-        if found["auc"] is not None
-        else f"ROC AUC cannot be measured (accuracy {found['accuracy']:.2f}, n={found['n']:,})"
-    )
-    message = f"validate: {what} is under min_auc {found['min_auc']:g}: the score does not predict errors here"
+    if found["auc"] is None:
+        what = f"ROC AUC cannot be measured (accuracy {found['accuracy']:.2f}, n={found['n']:,})"
+    else:
+        interval = f"95% interval {found['auc_low']:.3f}-{found['auc_high']:.3f}, n={found['n']:,}"
+        what = f"ROC AUC {found['auc']:.3f} ({interval}) is under min_auc {found['min_auc']:g}"
+    message = f"validate: {what}: the score does not predict errors here"
     if recipe.validation.on_fail == "stop":
         raise GateError(message, "try another score.measure; or go on knowingly with validate.on_fail=warn or =random")
-    say(f"[yellow]warning[/yellow] {message}; going on, as validate.on_fail: {recipe.validation.on_fail} says")
+    if recipe.validation.on_fail == "warn":
+        say(f"[bold red]WARNING[/bold red] {message}; going on, as validate.on_fail: warn says")
+    else:
+        say(f"[yellow]warning[/yellow] {message}; going on, as validate.on_fail: {recipe.validation.on_fail} says")
     return recipe.validation.on_fail == "warn"
 
 

@@ -8,6 +8,7 @@ out  prepare/prepare.json       counts, and what is known of questions that stan
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, get_args
 
 from teachwise.console import say
@@ -96,9 +97,29 @@ def _warn_contradictions(repeats: Sequence[Unusable]) -> None:
         )
 
 
-def prepare_examples(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
-    """Read the source, write the examples, return the counts."""
-    data = recipe.data
+@dataclass(frozen=True)
+class Prepared:
+    """What a source comes to.
+
+    Attributes:
+        examples: With their splits, in source order.
+        unusable: Rows set apart, repeats among them.
+        counts: Rows by what became of them.
+        notes: What the task found worth telling.
+    """
+
+    examples: list[Example]
+    unusable: list[Unusable]
+    counts: dict[str, int]
+    notes: list[str]
+
+
+def read_source(data: Data) -> Prepared:
+    """Read the source and split it; nothing is written.
+
+    Raises:
+        DataError: the source cannot be read, or a split is left empty.
+    """
     task = load_task(data.task, **data.task_options())
     rows = list(task.rows())
     unusable = [row for row in rows if isinstance(row, Unusable)]
@@ -116,10 +137,15 @@ def prepare_examples(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
         "repeats": len(repeats),
         "not_used": len(kept) - len(examples),
     }
+    return Prepared(examples, unusable + repeats, counts, list(getattr(task, "notes", [])))
+
+
+def prepare_examples(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
+    """Read the source, write the examples, return the counts."""
+    found = read_source(recipe.data)
     folder = run.folder(unit)
-    write_records(folder / "examples.parquet", Example, examples)
-    write_records(folder / "unusable.parquet", Unusable, unusable + repeats)
-    shared = shared_questions(examples)
-    notes = list(getattr(task, "notes", []))
-    write_json(folder / "prepare.json", {"counts": counts, "shared_questions": shared, "notes": notes})
-    return counts
+    write_records(folder / "examples.parquet", Example, found.examples)
+    write_records(folder / "unusable.parquet", Unusable, found.unusable)
+    shared = shared_questions(found.examples)
+    write_json(folder / "prepare.json", {"counts": found.counts, "shared_questions": shared, "notes": found.notes})
+    return found.counts

@@ -19,6 +19,7 @@ from pydantic_core import PydanticCustomError
 from teachwise.engines import address_fault
 from teachwise.errors import RecipeError
 from teachwise.records import Give
+from teachwise.sampling import EDGES
 from teachwise.strict_yaml import Place, read_mapping, read_override, take_over, validated
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -110,9 +111,7 @@ class Columns(Section):
     """Which column of the table holds what. Left out: found by the usual names."""
 
     question: str | None = Field(None, description="the question alone")
-    options: str | list[str] | None = Field(
-        None, description="one column (a list, or a list literal), or one per option"
-    )
+    options: str | list[str] | None = Field(None, description="one column (a list or list literal), or one per option")
     answer: str | None = Field(None, description="letter, option text, or index; see `answer_is`")
     subject: str | None = Field(None, description="for figures by subject")
     level: str | None = Field(None, description="known difficulty, a whole number")
@@ -195,7 +194,7 @@ class Arm(Section):
 
     policy: Literal["none", "all", "bands", "random"] = Field(description="how examples are chosen")
     give: Literal["answer", "rationale"] | None = Field(None, description="for `all`: what every example gets")
-    edges: tuple[Fraction, Fraction] = Field((0.25, 0.75), description="for `bands`: quantiles of the train scores")
+    edges: tuple[Fraction, Fraction] = Field(EDGES, description="for `bands`: quantiles of the train scores")
     like: str | None = Field(None, description="for `random`: the arm whose sizes and stages it copies")
     stages: list[Stage] = Field([], description="for `bands`: training runs, in order, on the same weights")
 
@@ -294,9 +293,8 @@ class Recipe(Section):
             if not re.fullmatch(r"[A-Za-z0-9_+-]{1,64}", name):
                 raise _at(("arms", name), f"arm name {name[:80]!r}: use letters, digits, - and _, at most 64")
             if twin := next((one for one in self.arms if one != name and one.lower() == name.lower()), None):
-                raise _at(
-                    ("arms", name), f"differs from {twin!r} in capitals alone: some disks take both for one folder"
-                )
+                found = f"differs from {twin!r} in capitals alone: some disks take both for one folder"
+                raise _at(("arms", name), found)
             like = self.arms.get(arm.like) if arm.like else None
             if arm.policy == "random" and (like is None or like.policy in ("random", "none")):
                 raise _at(("arms", name, "like"), f"{arm.like!r} names no arm that chooses by score or takes all")
@@ -315,6 +313,11 @@ class Recipe(Section):
             return self.stages_of(spec.like)
         return [Stage(all=spec.give)] if spec.policy == "all" else spec.stages
 
+    @property
+    def edges(self) -> tuple[float, float]:
+        """Where the bands begin by which questions are told apart: the first arm's that has bands, else the usual."""
+        return next((arm.edges for arm in self.arms.values() if arm.policy == "bands"), EDGES)
+
     def result_fields(self, section: str) -> Any:
         """A section as plain JSON values, without the fields that only change speed."""
         value = getattr(self, "validation" if section == "validate" else section)
@@ -332,11 +335,8 @@ class Recipe(Section):
 
 
 def _without_speed(section: Section) -> dict[str, Any]:
-    fast = {
-        name
-        for name, field in type(section).model_fields.items()
-        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("speed")
-    }
+    extras = {name: field.json_schema_extra for name, field in type(section).model_fields.items()}
+    fast = {name for name, extra in extras.items() if isinstance(extra, dict) and extra.get("speed")}
     return section.model_dump(mode="json", exclude=fast)
 
 

@@ -22,16 +22,17 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from teachwise import browse, charts, drawing, wording
+from teachwise.duration import took
 from teachwise.ledger import LEDGER, Ledger
 from teachwise.lessons import Skipped
 from teachwise.recipe import Recipe
 from teachwise.records import Assignment, Example, Prediction, Rationale, Score, Unusable, by_id
 from teachwise.run_folder import Run, Unit, write_json, write_text
+from teachwise.sampling import bands_of
 from teachwise.stats import roc_band
 from teachwise.tasks.table import write_table
 
 LIBRARIES = ("teachwise", "torch", "transformers", "trl", "peft", "datasets", "numpy")
-MODES = {"direct": "direct", "cot": "chain of thought", "routed": "routed"}
 ON_A_PAGE = 10
 """Questions shown at once; so many are also written out for a browser that runs no scripts."""
 HASHED = (
@@ -43,8 +44,13 @@ HASHED = (
 """Files whose SHA-256 the page tells."""
 
 
-def result_table(comparison: Mapping[str, Any]) -> Table:
-    """The table of arms as the terminal shows it."""
+NARROW = 100
+"""A terminal of fewer columns has no room for an accuracy or a difference and its interval in one line."""
+
+
+def result_table(comparison: Mapping[str, Any], width: int) -> Table:
+    """The table of arms as a terminal of so many columns shows it."""
+    between = "\n" if width < NARROW else " "
     others = [one for one in (comparison["base"], comparison["control"]) if one]
     table = Table(
         box=SIMPLE_HEAD,
@@ -52,7 +58,8 @@ def result_table(comparison: Mapping[str, Any]) -> Table:
         padding=(0, 1, 0, 0),
         caption="accuracy and differences in %, with 95% intervals",
     )
-    for name in ("arm", "mode", "accuracy", *(f"against {other}" for other in others)):
+    table.add_column("arm", no_wrap=width >= NARROW, overflow="fold")
+    for name in ("mode", "accuracy", *(f"against{between}{other}" for other in others)):
         table.add_column(name, no_wrap=True)
     table.add_column("teacher\ntokens", justify="right", no_wrap=True)
     for name, arm in comparison["arms"].items():
@@ -60,18 +67,18 @@ def result_table(comparison: Mapping[str, Any]) -> Table:
         table.add_row(
             name,
             arm["mode"],
-            f"{own['value'] * 100:.1f} ({own['low'] * 100:.1f}-{own['high'] * 100:.1f})",
-            *(_gap(arm, other) for other in others),
+            f"{own['value'] * 100:.1f}{between}({own['low'] * 100:.1f}-{own['high'] * 100:.1f})",
+            *(_gap(arm, other, between) for other in others),
             f"{arm['cost']['teacher_tokens']:,.0f}",
         )
     return table
 
 
-def _gap(arm: Mapping[str, Any], other: str) -> str:
+def _gap(arm: Mapping[str, Any], other: str, between: str) -> str:
     if other not in arm["against"]:
         return ""
     value, low, high = (arm["against"][other]["difference"][name] * 100 for name in ("value", "low", "high"))
-    return f"{value:+.1f} ({low:+.1f} {high:+.1f})"
+    return f"{value:+.1f}{between}({low:+.1f} {high:+.1f})"
 
 
 def histogram(values: Sequence[float], correct: Sequence[bool], bins: int = 24) -> dict[str, Any]:
@@ -111,7 +118,7 @@ def report_data(recipe: Recipe, run: Run) -> dict[str, Any]:
         "validation": run.json(Unit("validate"), "validation.json"),
         "roc_band": roc_band(np.array(values), ~np.array(right)) if 0 < sum(right) < len(right) else [],
         "histogram": histogram(values, right),
-        "bands": band_summary(train, browse.bands_of(examples, scores, _edges(recipe))),
+        "bands": band_summary(train, _bands(recipe, examples, scores)),
         "comparison": run.json(Unit("compare"), "comparison.json"),
         "routes": {arm: _route(recipe, run, arm) for arm in recipe.arms},
         "losses": {arm: _losses(recipe, run, arm) for arm in recipe.arms if recipe.stages_of(arm)},
@@ -136,8 +143,9 @@ def band_summary(train: Sequence[Score], bands: Mapping[str, str]) -> dict[str, 
     }
 
 
-def _edges(recipe: Recipe) -> tuple[float, float]:
-    return next((arm.edges for arm in recipe.arms.values() if arm.policy == "bands"), (0.25, 0.75))
+def _bands(recipe: Recipe, examples: Sequence[Example], scores: Mapping[str, Score]) -> dict[str, str]:
+    train = [example.id for example in examples if example.split == "train"]
+    return bands_of({example.id: scores[example.id].value for example in examples}, train, recipe.edges)
 
 
 def _route(recipe: Recipe, run: Run, arm: str) -> dict[str, Any]:
@@ -162,7 +170,7 @@ def example_rows(recipe: Recipe, run: Run, comparison: Mapping[str, Any]) -> lis
     units = [Unit("teach", arm, seed) for arm in recipe.arms for seed in recipe.seeds_of(arm)]
     bought = [row for unit in units for row in run.records(unit, "rationales.parquet", Rationale)]
     arms = [_arm_record(recipe, run, one["arm"], one["mode"]) for one in comparison["arms"].values()]
-    return browse.full_rows(examples, scores, browse.bands_of(examples, scores, _edges(recipe)), by_id(bought), arms)
+    return browse.full_rows(examples, scores, _bands(recipe, examples, scores), by_id(bought), arms)
 
 
 def _arm_record(recipe: Recipe, run: Run, arm: str, mode: str) -> browse.ArmRecord:
@@ -229,7 +237,7 @@ def page(data: Mapping[str, Any], shown: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    filters = (wording.percent, wording.points, wording.number, wording.p_values, wording.took, wording.listed)
+    filters = (wording.percent, wording.points, wording.number, wording.p_values, took, wording.listed)
     environment.filters |= {one.__name__: one for one in filters}
     style = environment.get_template("style.css.j2").render(n_colours=drawing.N_COLOURS)
     script = environment.get_template("browse.js").render()
@@ -248,7 +256,6 @@ def page(data: Mapping[str, Any], shown: Mapping[str, Any]) -> str:
         wording=wording,
         charts=charts,
         symbol=drawing.symbol,
-        mode_names=MODES,
         recipe_text=recipe_text,
     )
 
@@ -273,7 +280,8 @@ def write_report(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
     """Write the table of questions, the figures and the page; return its size and how many questions it holds."""
     data = report_data(recipe, run)
     rows = example_rows(recipe, run, data["comparison"])
-    shown = browse.sample(rows, [one["arm"] for one in data["comparison"]["arms"].values()])
+    arms = [one["arm"] for one in data["comparison"]["arms"].values()]
+    shown = browse.sample(rows, arms, on_rejected=recipe.on_rejected)
     write_table(run.folder(unit) / "examples.parquet", rows)
     write_json(run.folder(unit) / "report.json", data)
     html = page(data, shown)

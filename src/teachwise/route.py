@@ -72,6 +72,21 @@ def is_randomised(recipe: Recipe, run: Run, arm: str) -> bool:
     return failed and recipe.validation.on_fail == "random" and recipe.arms[arm].policy in FOLLOW_SCORES
 
 
+def read_edges(text: str) -> tuple[float, float]:
+    """Two quantiles out of `0.25,0.75`.
+
+    Raises:
+        DataError: they are no two numbers that rise between 0 and 1.
+    """
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise DataError(f"--edges {text!r}: wanted two numbers", "for instance --edges 0.25,0.75") from None
+    if not 0 < low < high < 1:
+        raise DataError(f"--edges {text}: wanted 0 < first < second < 1", "for instance --edges 0.25,0.75")
+    return low, high
+
+
 def route_table(source: str, score: str, edges: tuple[float, float], out: Path) -> dict[str, int]:
     """Cut a table's own score column into bands and write the table with a column `band`.
 

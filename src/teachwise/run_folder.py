@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
+from rich.markup import escape
 
 from teachwise.console import progress, say
 from teachwise.errors import DataError, damaged
@@ -213,7 +214,8 @@ class Run:
     def begin(self, unit: Unit, key: str) -> Path:
         """Make the unit's folder ready: finished work of another key is set aside, partial work of this key stays."""
         folder = self.folder(unit)
-        self.set_aside(unit)
+        if self.set_aside(unit):
+            say(f"[dim]aside {unit}: of other inputs, kept in {self.root / 'replaced'}[/dim]")
         if (_read_json(folder / "key.json") or {}).get("key") != key:
             self._drop(unit)
             folder.mkdir(parents=True)
@@ -225,14 +227,16 @@ class Run:
         manifest = {"unit": unit.path, "key": key, "format": FORMAT, "seconds": round(seconds, 2), "counts": counts}
         write_json(self.folder(unit) / "manifest.json", manifest)
 
-    def set_aside(self, unit: Unit) -> None:
-        """Move finished work to `replaced/`; it is fetched back when its key returns."""
-        if key := (self.manifest(unit) or {}).get("key"):
-            kept = self._replaced(unit, key)
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(kept, ignore_errors=True)
-            os.replace(self.folder(unit), kept)
-            say(f"[dim]aside {unit}: of another recipe or other inputs, now in {kept}[/dim]")
+    def set_aside(self, unit: Unit) -> bool:
+        """Move finished work to `replaced/`, if there is any; it is fetched back when its key returns."""
+        key = (self.manifest(unit) or {}).get("key")
+        if not key:
+            return False
+        kept = self._replaced(unit, key)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(kept, ignore_errors=True)
+        os.replace(self.folder(unit), kept)
+        return True
 
     def _drop(self, unit: Unit) -> None:
         """Delete partial work; a folder that no run of ours began is the user's own and stays.
@@ -320,7 +324,10 @@ def in_parts(
     shards = folder / f"parts-{content_hash(json.dumps([what, batches]))}"
     paths = [shards / f"{number:06d}.parquet" for number in range(len(batches))]
     there = sum(len(batch) for batch, path in zip(batches, paths, strict=True) if path.exists())
-    with progress(what, total=sum(map(len, batches)), done=there) as bar:
+    total = sum(map(len, batches))
+    if 0 < there < total:
+        say(f"[dim]going on from {there:,} of {total:,}: {escape(what)}[/dim]")
+    with progress(what, total=total, done=there) as bar:
         for batch, path in zip(batches, paths, strict=True):
             if not path.exists():
                 write_records(path, kind, work(batch))

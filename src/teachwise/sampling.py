@@ -8,13 +8,15 @@ is part of the hash because splits and subsets drawn from one and the same hash 
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Literal
 
 import numpy as np
 
 BANDS = ("easy", "medium", "hard")
+EDGES = (0.25, 0.75)
+"""Quantiles at which medium and hard begin where nothing else is said."""
 
 
 def split_of(group: str, seed: int, shares: tuple[float, float, float]) -> Literal["train", "dev", "test"] | None:
@@ -91,7 +93,7 @@ def band_sizes(n: int, edges: tuple[float, float]) -> tuple[int, int, int]:
     return easy, n - easy - hard, hard
 
 
-def cut_bands(ids: Sequence[str], values: np.ndarray, edges: tuple[float, float] = (0.25, 0.75)) -> list[str]:
+def cut_bands(ids: Sequence[str], values: np.ndarray, edges: tuple[float, float] = EDGES) -> list[str]:
     """The band of every row, by rank of its value.
 
     Rows are put in ascending order of (value, id); the first `band_sizes` are easy, the last hard. Cutting by rank and
@@ -179,6 +181,32 @@ def band_of(value: float, value_edges: tuple[float, float]) -> str:
     if value <= value_edges[0]:
         return "easy"
     return "medium" if value <= value_edges[1] else "hard"
+
+
+def bands_of(values: Mapping[str, float], train: Sequence[str], edges: tuple[float, float] = EDGES) -> dict[str, str]:
+    """The band of every row, whatever its split; the edges come from the train rows alone.
+
+    Args:
+        values: Scores by id, finite, higher = less sure.
+        train: The ids of the train rows.
+        edges: Quantiles of the train scores at which medium and hard begin.
+
+    Returns:
+        By id, "easy", "medium" or "hard"; empty where the train rows are too few for these edges.
+
+    Raises:
+        ValueError: as `cut_bands`.
+
+    Example:
+        >>> bands_of({"a": 0.3, "b": 2.0, "c": 0.1, "d": 0.4, "test": 0.2}, ["a", "b", "c", "d"])["test"]
+        'medium'
+    """
+    of_train = np.array([values[one] for one in train])
+    bands = cut_bands(train, of_train, edges)
+    if len(set(bands)) < len(BANDS):
+        return {}
+    at = band_values(of_train, bands)
+    return {**{one: band_of(value, at) for one, value in values.items()}, **dict(zip(train, bands, strict=True))}
 
 
 def first_by_hash(ids: Sequence[str], k: int, seed: int, salt: str = "") -> list[str]:

@@ -28,6 +28,8 @@ NEW_COLUMNS = {
 """What `score_table` adds to a table, and the field of `Score` it comes from."""
 MOST_UNREADABLE = 0.1
 """Share of unreadable answers above which `score` warns."""
+HOPELESS = 0.9
+"""Share of unreadable answers above which the scores are good for nothing, and `score` says so loudly."""
 
 
 def measured_scores(
@@ -97,6 +99,12 @@ def _warn_unreadable(scores: Sequence[Score]) -> None:
             f"[yellow]warning[/yellow] score: {len(unreadable):,} of {len(scores):,} answers begin with no option"
             f" letter (mean mass on the letters {mass:.2f}); they count as wrong, and their entropy may say little"
         )
+    if len(unreadable) > HOPELESS * len(scores):
+        say(
+            "[bold red]WARNING[/bold red] score: this student hardly ever answers with a letter, so its scores choose"
+            " no better than chance and its accuracy means nothing; before anything is bought: take an instruct or chat"
+            " model (a base model continues a question instead of answering it), or see that its chat template is there"
+        )
 
 
 def _score(example: Example, found: Any, prompt_tokens: int, predicted: str | None) -> Score:
@@ -118,7 +126,7 @@ def score_examples(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
     examples = run.records(Unit("prepare"), "examples.parquet", Example)
     folder = run.folder(unit)
     if recipe.score.measure == "column":
-        scores = _from_table(recipe, examples)
+        scores = table_scores(recipe, examples)
     else:
         scores = _from_student(recipe, examples, folder)
     write_records(folder / "scores.parquet", Score, scores)
@@ -130,7 +138,12 @@ def score_examples(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
     }
 
 
-def _from_table(recipe: Recipe, examples: Sequence[Example]) -> list[Score]:
+def table_scores(recipe: Recipe, examples: Sequence[Example]) -> list[Score]:
+    """The scores of `measure: column`, out of the recipe's own table.
+
+    Raises:
+        DataError: the table or a column is missing, or a cell holds no score.
+    """
     source, spec = recipe.data.source, recipe.score
     if not source or not spec.column or not spec.correct:
         raise DataError("score: `measure: column` wants a table", "set data.source to the file that holds the column")

@@ -4,8 +4,10 @@ Pydantic knows what is wrong but not where it stands in the file; YAML's node tr
 """
 
 import difflib
+import re
 import types
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
@@ -30,8 +32,14 @@ _WANTED = {
     "string_too_short": "wanted a name",
 }
 """Our words where pydantic's speak of Python."""
+_OTHER_NAMES = {"api_key": "key_env", "url": "base_url", "lr": "learning_rate"}
+"""What other tools call our keys, where the spelling does not tell."""
 _TEXT = "tag:yaml.org,2002:str"
 _MERGE = "tag:yaml.org,2002:merge"
+
+
+class _TornNumber(ConstructorError):
+    """A number written with commas, which YAML takes for the ends of values."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -118,6 +126,9 @@ def _broken(error: yaml.MarkedYAMLError, source: str) -> RecipeError:
         hint = "indent with blanks: YAML takes no tabs"
     if isinstance(error, ConstructorError):
         hint = "put quotes around it where it is meant as text"
+    if isinstance(error, _TornNumber):
+        number = found.partition(":")[0].split(",")
+        hint = f"write {''.join(number)} or {'_'.join(number)}"
     mark, begun = error.problem_mark or error.context_mark, error.context_mark
     if begun and mark and begun.line < mark.line and "quoted" in str(error.context):
         found += f"; the quote was opened on line {begun.line + 1}"
@@ -159,7 +170,9 @@ def validated(model: type[Model], content: dict[str, Any], places: dict[Place, s
 
 def _lines(node: yaml.Node | None, place: Place = ()) -> Iterator[tuple[Place, int]]:
     if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
+        for number, (key, value) in enumerate(node.value):
+            if torn := _torn_number(node, number):
+                raise _TornNumber(None, None, f"{torn}: a comma separates keys here, wanted one number", key.start_mark)
             if key.tag not in (_TEXT, _MERGE):
                 shown = getattr(key, "value", "") if isinstance(key, yaml.ScalarNode) else "in brackets"
                 raise ConstructorError(
@@ -171,6 +184,15 @@ def _lines(node: yaml.Node | None, place: Place = ()) -> Iterator[tuple[Place, i
         for index, value in enumerate(node.value):
             yield (*place, index), value.start_mark.line + 1
             yield from _lines(value, (*place, index))
+
+
+def _torn_number(node: yaml.MappingNode, number: int) -> str:
+    """The number, such as 2,000,000, that its own commas tore into a value and keys; "" where the key is none of it."""
+    digits = ["" if value.value else key.value for key, value in node.value[number:]]
+    rest = list(takewhile(lambda text: isinstance(text, str) and re.fullmatch(r"[0-9]{3}", text), digits))
+    first = node.value[number - 1][1].value if number else ""
+    is_number = isinstance(first, str) and re.fullmatch(r"[0-9]{1,3}", first)
+    return ",".join([first, *rest]) if node.flow_style and rest and is_number else ""
 
 
 def _problem(model: type[BaseModel], item: Any, places: dict[Place, str], path: Path) -> str:
@@ -205,6 +227,8 @@ def _did_you_mean(model: type[BaseModel], place: Place) -> str:
         kind = _inside(kind, name)
     keys = _keys(kind)
     close = difflib.get_close_matches(str(place[-1]), keys, n=1)
+    if (other := _OTHER_NAMES.get(str(place[-1]))) in keys:
+        close = [other]
     if not close:  # a right key in the wrong section
         close = [f"{key}.{place[-1]}" for key in _keys(model) if place[-1] in _keys(_inside(model, key))]
     return f"; did you mean '{close[0]}'?" if close else ""

@@ -27,6 +27,8 @@ TRIES = 3
 """How often a request is asked whose outcome is unknown."""
 HOPELESS = 20
 """After so many failures in a row nothing more is sent."""
+FEW_KEPT = 0.2
+"""Share of an arm's rationales below which `teach` warns that hardly any was kept."""
 MOST_FAILED = 0.05
 """Share of requests that may fail for good before the step itself is called failed."""
 
@@ -184,12 +186,26 @@ def teach_arm(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
     _check_failures(rationales, replies)
     write_records(run.folder(unit) / "rationales.parquet", Rationale, rationales)
     verdicts = Counter(rationale.verdict for rationale in rationales)
+    _warn_few_kept(recipe, unit, verdicts)
     return {
         "bought": len(rationales),
         **{verdict: verdicts[verdict] for verdict in ("kept", "wrong", "unreadable", "truncated", "failed")},
         "prompt_tokens": sum(rationale.prompt_tokens for rationale in rationales),
         "completion_tokens": sum(rationale.completion_tokens for rationale in rationales),
     }
+
+
+def _warn_few_kept(recipe: Recipe, unit: Unit, verdicts: Counter[Verdict]) -> None:
+    """An arm whose rationales are mostly rejected is another arm than the recipe says; say so before it is trained."""
+    total, kept = sum(verdicts.values()), verdicts["kept"]
+    if total and kept < FEW_KEPT * total:
+        found = f"none of its {total:,}" if not kept else f"only {kept:,} of its {total:,}"
+        why = ", ".join(f"{n:,} {verdict}" for verdict, n in sorted(verdicts.items()) if n and verdict != "kept")
+        left = "answers instead" if recipe.on_rejected == "answer" else "fewer rows"
+        say(
+            f"[yellow]warning[/yellow] teach {unit.arm}: {found} rationales {'were' if kept else 'was'} kept ({why}):"
+            f" it trains on {left}; read them in {unit.path}/rationales.parquet"
+        )
 
 
 def _replies(recipe: Recipe, run: Run, requests: Sequence[Request]) -> Mapping[str, Reply]:

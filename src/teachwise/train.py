@@ -14,26 +14,29 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
 from teachwise.console import progress, say
-from teachwise.doctor import Diagnosis, Rendered, chosen, examine, examine_stage, marked, typed_marks
-from teachwise.engines.hf import load_chat
 from teachwise.errors import DataError, damaged
 from teachwise.lessons import Lesson, Skipped, lessons_of
 from teachwise.recipe import Recipe, Stage, Train
 from teachwise.records import Assignment, Example, Rationale, by_id
 from teachwise.run_folder import Run, Unit, write_json, write_records
 from teachwise.tasks import Task, load_task
-from teachwise.trainer import Lora, Ready, Row, Settings, train_stage, updates_for
+
+if TYPE_CHECKING:  # it loads torch and TRL, and the untouched student needs neither
+    from teachwise.doctor import Diagnosis
+    from teachwise.trainer import Ready, Row, Settings
 
 
 def encoded(
     lessons: Sequence[Lesson], examples: Mapping[str, Example], task: Task, chat: Any, stage: int, max_length: int
-) -> tuple[list[Row], list[Skipped]]:
+) -> "tuple[list[Row], list[Skipped]]":
     """Lessons as token ids; one that is too long is left out, never cut: its end is where the answer stands."""
+    from teachwise.trainer import Row
+
     prompts = chat.prompt_ids([task.messages(examples[one.id], one.mode) for one in lessons])
     completions = chat.completion_ids([one.completion for one in lessons])
     rows = [Row(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
@@ -78,10 +81,12 @@ def train_arm(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
 
 def encoded_for(
     recipe: Recipe, lessons: Sequence[Lesson], examples: Mapping[str, Example], task: Task, stage: int
-) -> tuple[list[Row], list[Skipped]]:
+) -> "tuple[list[Row], list[Skipped]]":
     """`encoded` for the recipe's student."""
     if not lessons:
         return [], []
+    from teachwise.engines.hf import load_chat
+
     student = recipe.student
     chat = load_chat(student.model, student.revision, student.trust_remote_code)
     return encoded(lessons, examples, task, chat, stage, recipe.train.max_length)
@@ -97,12 +102,12 @@ def diagnosis(
     recipe: Recipe,
     place: str,
     lessons: Sequence[Lesson],
-    rows: Sequence[Row],
+    rows: "Sequence[Row]",
     examples: Mapping[str, Example],
     task: Task,
     start: Path | None,
-    ready: Ready,
-) -> Diagnosis:
+    ready: "Ready",
+) -> "Diagnosis":
     """Look at a stage before its first update.
 
     Args:
@@ -115,6 +120,9 @@ def diagnosis(
         start: The stage before, or None.
         ready: What the trainer has.
     """
+    from teachwise.doctor import Diagnosis, Rendered, chosen, examine, examine_stage, marked, typed_marks
+    from teachwise.engines.hf import load_chat
+
     student = recipe.student
     chat = load_chat(student.model, student.revision, student.trust_remote_code)
     if start and recipe.train.method == "full":
@@ -137,7 +145,7 @@ def _texts(lesson: Lesson, example: Example, task: Task) -> str:
     return "\n".join([*(message["content"] for message in task.messages(example, lesson.mode)), lesson.completion])
 
 
-def _look(out: Path, diagnose: Callable[[Ready], Diagnosis], ready: Ready) -> None:
+def _look(out: Path, diagnose: "Callable[[Ready], Diagnosis]", ready: "Ready") -> None:
     """Let the doctor look, keep what it saw beside the stage, and stop where something is wrong."""
     found = diagnose(ready)
     write_json(out.with_name(f"{out.name}.doctor.json"), asdict(found))
@@ -150,11 +158,11 @@ def _trained(
     recipe: Recipe,
     unit: Unit,
     stage: Stage,
-    rows: Sequence[Row],
+    rows: "Sequence[Row]",
     n_assigned: int,
     start: Path | None,
     out: Path,
-    doctor: Callable[[Ready], None],
+    doctor: "Callable[[Ready], None]",
 ) -> dict[str, Any]:
     """The stage's result; trained now, unless an earlier start of this unit finished the stage."""
     result = out / "stage.json"
@@ -164,6 +172,8 @@ def _trained(
                 f"train: {unit.arm}, {out.name}: no row is left to train on ({n_assigned:,} were assigned)",
                 "skipped rows: too long for train.max_length, or their rationales were rejected (see teach/)",
             )
+        from teachwise.trainer import train_stage
+
         settings = settings_of(recipe.train, stage, n_assigned, unit.seed)
         with progress(f"training {unit.arm}, {out.name}", total=settings.updates) as bar:
             train_stage(recipe.student.model_dump(), start, rows, out, settings, bar.at, doctor)
@@ -175,8 +185,10 @@ def _trained(
     return content
 
 
-def settings_of(train: Train, stage: Stage, n_assigned: int, seed: int) -> Settings:
+def settings_of(train: Train, stage: Stage, n_assigned: int, seed: int) -> "Settings":
     """How a stage is trained."""
+    from teachwise.trainer import Lora, Settings, updates_for
+
     updates = updates_for(n_assigned, train.batch_size, stage.epochs or train.epochs)
     lora = Lora(train.lora_r, train.lora_alpha, train.lora_dropout) if train.method == "lora" else None
     return Settings(

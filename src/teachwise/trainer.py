@@ -21,7 +21,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from rich.markup import escape
+
 from teachwise.chat import Chat
+from teachwise.console import say
 from teachwise.run_folder import write_json
 from teachwise.run_log import to_log
 
@@ -35,7 +38,8 @@ from safetensors import SafetensorError
 from transformers import GenerationConfig, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from teachwise.engines.hf import find_model, load_chat, load_model, pick_device, pick_dtype
+from teachwise.engines import find_model
+from teachwise.engines.hf import load_chat, load_model, pick_device, pick_dtype
 from teachwise.probe import Reload, reload_of, write_probe
 
 datasets.disable_progress_bars()
@@ -158,8 +162,12 @@ def train_stage(
     trainer = _trainer(model, chat, rows, work, settings, on_update)
     on_ready(_ready(trainer, reload))
     ready = work / "ready"
+    checkpoint = _last_whole(work)
+    if checkpoint:
+        update = int(checkpoint.rpartition("-")[2])
+        say(escape(f"going on from update {update:,} of {settings.updates:,}: {out}"))
     with _refusals_told(work):
-        trainer.train(resume_from_checkpoint=_last_whole(work))
+        trainer.train(resume_from_checkpoint=checkpoint)
         result = _result(trainer.state, rows, settings)
         plain = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # not in mixed precision
         shutil.rmtree(ready, ignore_errors=True)
@@ -167,6 +175,8 @@ def train_stage(
         trainer.model.save_pretrained(ready)
         chat.tokenizer.save_pretrained(ready)
     write_json(ready / "stage.json", result)
+    for weights in ready.rglob("*.safetensors"):
+        shutil.copymode(ready / "stage.json", weights)  # written for the owner alone, whatever the umask says
     os.replace(ready, out)
     shutil.rmtree(work)
     return result

@@ -2,15 +2,17 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from rich.markup import escape
+
 from teachwise.console import say
 from teachwise.errors import DataError
 from teachwise.recipe import Evaluate, Recipe, load_recipe
-from teachwise.records import Example, Mode
+from teachwise.records import Example, Mode, Split
 from teachwise.run_folder import RESOLVED, Run, Unit
 from teachwise.tasks import TASKS, Task, load_task
 
@@ -20,6 +22,8 @@ FORMAT = 1
 """Raised when the meaning of a field of `teachwise.json` changes."""
 TOY = "toy"
 """The student that ships with the package."""
+OPEN = "toy_open"
+"""The task whose questions have no options: neither a table of them nor a card about them can be read or written."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class Tuned:
         has_subject: Its questions had subjects, and these stand in the prompts.
         prompt_version: Of the task's prompts.
         key: Hash of all that led to it; two students with one key are the same.
+        seen: The split of every question, by id, that was there to train it or to choose its threshold; None for a
+            pack, which keeps no question.
     """
 
     engine: Mapping[str, Any]
@@ -51,6 +57,7 @@ class Tuned:
     has_subject: bool
     prompt_version: str
     key: str
+    seen: Mapping[str, Split] | None = None
 
 
 def engine_options(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
@@ -77,7 +84,7 @@ def open_arm(root: str | Path, arm: str | None, seed: int | None) -> tuple[Recip
         The recipe, the run, and the arm's unit of `evaluate`.
 
     Raises:
-        DataError: no such run, arm or seed, or the arm is not evaluated yet.
+        DataError: no such run, arm or seed, the arm is not evaluated yet, or the run's questions have no options.
     """
     run = Run(root)
     if not (run.root / RESOLVED).exists():
@@ -86,6 +93,7 @@ def open_arm(root: str | Path, arm: str | None, seed: int | None) -> tuple[Recip
             "name the folder that `teachwise run` or `teachwise pack` made",
         )
     recipe = load_recipe(run.root / RESOLVED)
+    _refuse_open(root, recipe.data.task)
     if arm not in recipe.arms:
         found = "no arm is named" if arm is None else f"the run has no arm {arm!r}"
         raise DataError(f"{root}: {found}", "wanted --arm with one of: " + ", ".join(recipe.arms))
@@ -122,7 +130,14 @@ def tuned_in_run(recipe: Recipe, run: Run, unit: Unit, student: str | None = Non
         has_subject=any(_shows_subject(task, example) for example in examples),
         prompt_version=task.prompt_version,
         key=(run.manifest(unit) or {})["key"],
+        seen=_seen(examples, is_trained=bool(recipe.stages_of(unit.arm))),
     )
+
+
+def _seen(examples: Sequence[Example], is_trained: bool) -> dict[str, Split]:
+    """By id. A train question counts as seen whatever the arm gave it; an arm that trains nothing saw none of them."""
+    splits = ("train", "dev") if is_trained else ("dev",)
+    return {example.id: example.split for example in examples if example.split in splits}
 
 
 def _shows_subject(task: Task, example: Example) -> bool:
@@ -150,7 +165,8 @@ def tuned_in_pack(folder: str | Path, student: str | None = None) -> Tuned:
 
     Args:
         folder: The pack.
-        student: For an adapter: where the student lies that it goes on; None is the recorded hub name.
+        student: For an adapter: where the student lies that it goes on; None is the recorded hub name, or the folder
+            of the recorded name in the working directory.
 
     Raises:
         DataError: the pack is of another format or damaged, or wants to be told where its student lies.
@@ -171,6 +187,7 @@ def tuned_in_pack(folder: str | Path, student: str | None = None) -> Tuned:
             f"{place}: mode {fields['mode']!r} or task {fields['task']!r} is unknown",
             "pack the run again, or bring teachwise up to date",
         )
+    _refuse_open(folder, fields["task"])
     return Tuned(engine=options, batch_tokens=Evaluate().batch_tokens, **fields)
 
 
@@ -188,10 +205,7 @@ def _options_in_pack(
         _refuse_student(folder, student)
         return {"model": str(folder), "dtype": packed["dtype"]}
     if not student and packed["is_folder"]:
-        raise DataError(
-            f"{folder}: is an adapter for a student that was a folder called {packed['model']!r}",
-            "say where it lies with --student DIR, or pack the run with --merge",
-        )
+        student = _folder_here(folder, packed["model"])
     return {
         "model": student or packed["model"],
         "revision": None if student else packed["revision"],
@@ -200,12 +214,31 @@ def _options_in_pack(
     }
 
 
+def _folder_here(pack: Path, name: str) -> str:
+    """The folder of an adapter's student, where PEFT looks for it too: in the working directory."""
+    if not Path(name).is_dir():
+        raise DataError(
+            f"{pack}: is an adapter for a student that was a folder called {name!r}, and none is in this directory",
+            "say where it lies with --student DIR, or pack the run with --merge",
+        )
+    say(f"[dim]student: the folder {escape(name)} in this directory; --student takes another[/dim]")
+    return name
+
+
 def _refuse_student(source: str | Path, student: str | None) -> None:
     """Where the whole model was tuned, there is no student that could lie elsewhere."""
     if student:
         raise DataError(
             f"{source}: holds no adapter, so --student {student} would do nothing",
             "leave --student out; it says where the student lies that an adapter goes on",
+        )
+
+
+def _refuse_open(source: str | Path, task: str) -> None:
+    if task == OPEN:
+        raise DataError(
+            f"{source}: its questions are open (task {OPEN!r}), and pack and answer know multiple choice only",
+            "use a run whose questions have options; of the toy's:  data: {task: toy}",
         )
 
 

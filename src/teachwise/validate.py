@@ -87,6 +87,18 @@ def validate_table(
     return {**auc_summary(values, wrong), "by": groups}
 
 
+def as_lines(found: Mapping[str, Any]) -> list[str]:
+    """What `validate_table` found, as a table to read."""
+    rows = [("all", found), *found["by"].items()]
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{'':{width}}  {'AUC':>6}  {'95% interval':^15}  {'n':>7}  accuracy"]
+    for name, row in rows:
+        auc = "   -  " if row["auc"] is None else f"{row['auc']:.4f}"
+        span = "       -       " if row["auc"] is None else f"{row['auc_low']:.4f} - {row['auc_high']:.4f}"
+        lines.append(f"{name:{width}}  {auc:>6}  {span}  {row['n']:>7,}  {row['accuracy']:.4f}")
+    return lines
+
+
 def validate_scores(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
     """Judge the scores of the run; write the validation and return its figures."""
     examples = run.records(Unit("prepare"), "examples.parquet", Example)
@@ -118,15 +130,3 @@ def validate_scores(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
 def _columns(examples: Sequence[Example], scores: Mapping[str, Score]) -> tuple[list[float], list[bool]]:
     found = [scores[example.id] for example in examples]
     return [score.value for score in found], [not score.correct for score in found]
-
-
-def told(found: dict[str, Any]) -> str:
-    """The figures of `validate_table` as lines for people, all rows first."""
-    rows = [("all", found), *found["by"].items()]
-    width = max(len(name) for name, _ in rows)
-    lines = [f"{'':{width}}  {'AUC':>6}  {'95% interval':^15}  {'n':>7}  accuracy"]
-    for name, row in rows:
-        auc = "   -  " if row["auc"] is None else f"{row['auc']:.4f}"
-        span = "       -       " if row["auc"] is None else f"{row['auc_low']:.4f} - {row['auc_high']:.4f}"
-        lines.append(f"{name:{width}}  {auc:>6}  {span}  {row['n']:>7,}  {row['accuracy']:.4f}")
-    return "\n".join(lines)

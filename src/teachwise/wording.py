@@ -6,7 +6,14 @@ from typing import Any
 
 from markupsafe import Markup
 
+FEW_QUESTIONS = 100
+"""With fewer test questions the first lines say that the run proves nothing."""
+FEW_KEPT = 0.2
+"""Where a smaller share of an arm's rationales was kept, its result says nothing about rationales."""
+MOST_UNREADABLE = 0.9
+"""Where more of every arm's answers cannot be read, no accuracy is worth a verdict."""
 WAYS = {"direct": "answering at once", "cot": "thinking first", "routed": "thinking only when unsure"}
+"""The ways of answering, as every page, card and line of the terminal calls them in prose."""
 
 
 def number(value: float | None, digits: int = 0) -> str:
@@ -50,19 +57,6 @@ def p_values(values: Iterable[float]) -> str:
     each = ["< 0.001" if value < 0.001 else f"{value:.3f}" for value in values]
     shown = f"{each[0]} each" if len(each) > 1 and len(set(each)) == 1 else ", ".join(each)
     return f"p {shown}" if shown.startswith("<") else f"p = {shown}"
-
-
-def took(seconds: float) -> str:
-    """A duration in words.
-
-    Example:
-        >>> took(4.21), took(200), took(7300)
-        ('4.2 s', '3 min 20 s', '2 h 1 min')
-    """
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def listed(words: Sequence[str]) -> str:
@@ -125,7 +119,62 @@ def leading_arm(comparison: Mapping[str, Any], arms: Mapping[str, Any]) -> str:
 
 
 def short_answer(comparison: Mapping[str, Any], lead: str) -> str:
-    """Was it worth it? In one sentence, with no more certainty than the intervals leave."""
+    """Was it worth it? With no more certainty than the intervals, the questions and the rationales leave."""
+    if unreadable := nothing_readable(comparison):
+        return unreadable
+    found, n_test = [_verdict(comparison, lead)], comparison["n_test"]
+    if _kept_few(comparison["arms"][lead]):
+        found.append(f"But {lead} kept {kept_of(comparison['arms'][lead])}: this says nothing about rationales.")
+    if n_test < FEW_QUESTIONS:
+        them = f"{n_test} test question{'s' if n_test != 1 else ''}"
+        found.append(f"With {them} this proves nothing; it shows that everything works.")
+    return " ".join(found)
+
+
+def nothing_readable(comparison: Mapping[str, Any]) -> str:
+    """What to say first where (nearly) all answers of every arm are unreadable; "" where they are not."""
+    shares = [arm["modes"][arm["mode"]]["unreadable"] for arm in comparison["arms"].values()]
+    if min(shares) <= MOST_UNREADABLE:
+        return ""
+    found = "No arm wrote a readable answer" if min(shares) == 1 else "Hardly any answer could be read"
+    return f"{found}: look at what they wrote first."
+
+
+def _kept_few(arm: Mapping[str, Any]) -> bool:
+    return bool(arm["cost"]["rationales_kept"] < FEW_KEPT * arm["cost"]["rationales_bought"])
+
+
+def kept_of(arm: Mapping[str, Any]) -> str:
+    """How many of an arm's rationales were kept: "none of its 4 rationales"."""
+    kept, bought = number(arm["cost"]["rationales_kept"]), number(arm["cost"]["rationales_bought"])
+    return f"none of its {bought} rationales" if kept == "0" else f"only {kept} of its {bought} rationales"
+
+
+def treated(arm: Mapping[str, Any], in_recipe: Mapping[str, Any]) -> str:
+    """What an arm does, and that (nearly) no rationale came of it where it is so.
+
+    Args:
+        arm: Its entry in the comparison.
+        in_recipe: Its section of the recipe.
+    """
+    return treatment(in_recipe) + (f"; it kept {kept_of(arm)}" if _kept_few(arm) else "")
+
+
+def rejected_rationales(comparison: Mapping[str, Any], on_rejected: str) -> str:
+    """Which arms wanted rationales that were not fit to learn from, and what came in their place; "" where none did."""
+    costs = {name: arm["cost"] for name, arm in comparison["arms"].items()}
+    each = [
+        f"{name}: {number(cost['rationales_bought'] - cost['rationales_kept'])} of {number(cost['rationales_bought'])}"
+        for name, cost in costs.items()
+        if cost["rationales_kept"] < cost["rationales_bought"]
+    ]
+    if not each:
+        return ""
+    instead = "their answers were trained on instead" if on_rejected == "answer" else "they were left out"
+    return f"{', '.join(each)} rationales were not fit to learn from; {instead}."
+
+
+def _verdict(comparison: Mapping[str, Any], lead: str) -> str:
     base, control = (_outcome(comparison, lead, comparison[name]) for name in ("base", "control"))
     signs = {"the untouched student": base, "a random choice of the same size": control}
     found = [(VERBS[sign], whom) for whom, sign in signs.items() if sign is not None]
@@ -155,7 +204,7 @@ def _outcome(comparison: Mapping[str, Any], lead: str, other: str | None) -> int
 
 
 def findings(comparison: Mapping[str, Any], arms: Mapping[str, Any], lead: str, gate: str) -> list[Markup]:
-    """The verdict: which arm, by how much, what it cost, and what is not settled; two to four sentences.
+    """The verdict: which arm, by how much, what it cost, and what is not settled; two to five sentences.
 
     Args:
         comparison: As `compare` wrote it.
@@ -164,35 +213,66 @@ def findings(comparison: Mapping[str, Any], arms: Mapping[str, Any], lead: str, 
         gate: The gate's verdict: PASS, WEAK or FAIL.
     """
     found, base, control = comparison["arms"], comparison["base"], comparison["control"]
+    if nothing_readable(comparison):
+        return [_unreadable(found)]
     own = found[lead]
     said = [
+        *_warned({name: arm for name, arm in found.items() if name != lead}),
         Markup("<strong>{}</strong> ({}) answered {} of {} test questions right, {}, for {}.").format(
             lead,
-            treatment(arms[own["arm"]]),
+            treated(own, arms[own["arm"]]),
             percent(own["accuracy"]["value"]),
             number(comparison["n_test"]),
             WAYS[own["mode"]],
             _price(own),
-        )
+        ),
     ]
     gaps = [_gap(comparison, lead, other) for other in (base, control) if other not in (None, lead)]
     if gaps:
         said.append(Markup("T") + Markup("; ").join(gaps)[1:] + Markup("."))  # each gap begins with "the"
     rivals = [name for name in found if name not in (lead, base, control)]
-    if rivals:
-        rival = max(rivals, key=lambda name: float(found[name]["accuracy"]["value"]))
-        more = "" if len(rivals) == 1 else " the best of the others,"
-        said.append(
-            Markup("<strong>{}</strong> ({}),{} reached {} for {}: {}.").format(
-                rival,
-                treatment(arms[found[rival]["arm"]]),
-                more,
-                percent(found[rival]["accuracy"]["value"]),
-                _price(found[rival]),
-                _by_how_much(own, lead, rival),
-            )
-        )
+    said += _best_other(comparison, arms, lead, rivals)
     return [*said, Markup("<strong>Not settled:</strong> {}.").format("; ".join(_open(comparison, lead, rivals, gate)))]
+
+
+def _unreadable(found: Mapping[str, Any]) -> Markup:
+    shares = [f"{name} {percent(arm['modes'][arm['mode']]['unreadable'])}" for name, arm in found.items()]
+    return Markup(
+        "So much of the test answers could not be read: {}. They count as not correct, so no figure on this page says "
+        "what was learnt. What each arm wrote stands with <a href='#examples'>the questions</a>. An answer is lost "
+        "when it is cut off before its letter, or when a student does not keep to the form it was asked for."
+    ).format(listed(shares))
+
+
+def _warned(found: Mapping[str, Any]) -> list[Markup]:
+    """That arms learnt from no rationale, or from hardly any, where it is so."""
+    few = [f"{name} kept {kept_of(arm)}" for name, arm in found.items() if _kept_few(arm)]
+    form = Markup("<strong>Too few rationales:</strong> {}. What {} reached says nothing about rationales.")
+    return [form.format(listed(few), "it" if len(few) == 1 else "they")] if few else []
+
+
+def _best_other(
+    comparison: Mapping[str, Any], arms: Mapping[str, Any], lead: str, rivals: Sequence[str]
+) -> list[Markup]:
+    """The best of the remaining arms; none is called so where several are level or none got a question right."""
+    found = comparison["arms"]
+    most = max((float(found[name]["accuracy"]["value"]) for name in rivals), default=0.0)
+    best = [name for name in rivals if found[name]["accuracy"]["value"] == most]
+    if len(rivals) > 1 and (most == 0 or len(best) > 1):
+        them = listed([f"{name} ({_price(found[name])})" for name in best])
+        return [Markup("{} reached {}{}.").format(them, "" if len(best) == 1 else "each ", percent(most))]
+    more = "" if len(rivals) == 1 else " the best of the others,"
+    return [
+        Markup("<strong>{}</strong> ({}),{} reached {} for {}: {}.").format(
+            rival,
+            treated(found[rival], arms[found[rival]["arm"]]),
+            more,
+            percent(most),
+            _price(found[rival]),
+            _by_how_much(found[lead], lead, rival),
+        )
+        for rival in best
+    ]
 
 
 def _price(arm: Mapping[str, Any]) -> str:

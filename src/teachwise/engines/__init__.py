@@ -7,10 +7,11 @@ teacher. `openai` reaches any OpenAI-compatible server as the teacher.
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from teachwise.errors import TeacherError
+from teachwise.errors import StudentError, TeacherError
 from teachwise.ledger import Reply, Request
 
 
@@ -73,6 +74,22 @@ def address_fault(url: str) -> str:
     if "@" in parts.netloc or parts.query or parts.fragment:
         return "holds a name, password or query; name an environment variable in key_env"
     return ""
+
+
+def find_model(model: str) -> str:
+    """A hub name or folder; `toy` is the student that ships with the package.
+
+    Raises:
+        StudentError: it is written like a folder, and there is none.
+    """
+    if model == "toy":
+        return str(Path(__file__).parents[1] / "toy" / "student")
+    is_path = model.startswith(("/", ".", "~")) or model.count("/") > 1 or Path(model).is_file()
+    if is_path and not Path(model).is_dir():
+        found = "is a file" if Path(model).is_file() else "there is no such folder"
+        hint = "give a folder with config.json and *.safetensors, or a hub name owner/name; `toy` is in the box"
+        raise StudentError(f"model {model!r}: {found}, wanted the folder of a model", hint)
+    return model
 
 
 def length_batches(lengths: Sequence[int], budget_tokens: int) -> list[list[int]]:

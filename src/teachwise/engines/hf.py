@@ -4,6 +4,7 @@ import inspect
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ import torch
 import torch.nn.functional as F
 import transformers
 from huggingface_hub.errors import StrictDataclassError
+from rich.markup import escape
 from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from teachwise.chat import Chat
-from teachwise.engines import length_batches
+from teachwise.console import say
+from teachwise.engines import find_model, length_batches
 from teachwise.errors import StudentError
 from teachwise.ledger import Reply, Request
 from teachwise.run_log import to_log
@@ -235,9 +238,12 @@ def load_model(model: str, revision: str | None, dtype: str, trust_remote_code: 
     Raises:
         StudentError: it is not there, is damaged or lacks weights, or holds no causal language model.
     """
+    path = find_model(model)
+    if not Path(path).is_dir():
+        _tell_loading(path)
     try:
         loaded, report = AutoModelForCausalLM.from_pretrained(
-            find_model(model),
+            path,
             revision=revision,
             dtype=dtype,
             trust_remote_code=trust_remote_code,
@@ -261,6 +267,12 @@ def load_model(model: str, revision: str | None, dtype: str, trust_remote_code: 
             "download it again, or name a model that was saved with its output head",
         )
     return loaded
+
+
+@cache
+def _tell_loading(name: str) -> None:
+    """Said once for each model: a download may take long, and shows nothing."""
+    say(escape(f"loading {name} (from the hub if it is not in the cache)"))
 
 
 def _with_adapter(model: Any, adapter: str | Path) -> Any:
@@ -301,22 +313,6 @@ def load_chat(model: str, revision: str | None = None, trust_remote_code: bool =
     except OSError:
         stops = None
     return Chat(tokenizer, stops if isinstance(stops, list) else [] if stops is None else [stops])
-
-
-def find_model(model: str) -> str:
-    """A hub name or folder; `toy` is the student that ships with the package.
-
-    Raises:
-        StudentError: it is written like a folder, and there is none.
-    """
-    if model == "toy":
-        return str(Path(__file__).parents[1] / "toy" / "student")
-    is_path = model.startswith(("/", ".", "~")) or model.count("/") > 1 or Path(model).is_file()
-    if is_path and not Path(model).is_dir():
-        found = "is a file" if Path(model).is_file() else "there is no such folder"
-        hint = "give a folder with config.json and *.safetensors, or a hub name owner/name; `toy` is in the box"
-        raise StudentError(f"model {model!r}: {found}, wanted the folder of a model", hint)
-    return model
 
 
 def _in_a_line(error: BaseException) -> str:

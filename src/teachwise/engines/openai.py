@@ -7,6 +7,7 @@ first one was billed. What is retried here, and how often, is written below.
 import json
 import os
 import random
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -17,12 +18,16 @@ from urllib.parse import urlsplit
 
 import openai
 from openai.types.chat import ChatCompletion
+from rich.markup import escape
 
+from teachwise.console import say
 from teachwise.engines import check_key
 from teachwise.errors import TeacherError
 from teachwise.ledger import Reply, Request
 
 ATTEMPTS = 5
+TELL_SECONDS = 60.0
+"""How long the same attempt is not told again."""
 PATIENCE_SECONDS = 600.0
 """How long a request may go on being refused for coming too fast (429); such refusals use up no attempt."""
 
@@ -54,6 +59,8 @@ class OpenAiTeacher:
         self.model = model
         self.concurrency = concurrency
         self._key = os.environ[key_env] if key_env else ""
+        self._telling = threading.Lock()
+        self._told = 0, 0.0
         self._client = openai.OpenAI(
             base_url=base_url,
             api_key=self._key or "none",
@@ -113,6 +120,7 @@ class OpenAiTeacher:
                     if isinstance(error, openai.APIConnectionError):
                         raise self._unreachable(error) from error
                     return self._failed(error)
+                self._tell_retry(error, attempt + 1)
                 time.sleep(min(2.0**attempt, 30) * random.uniform(0.2, 0.5))
             except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
                 raise self._refused(error) from error
@@ -120,6 +128,15 @@ class OpenAiTeacher:
                 return self._failed(error)
             except (openai.APIResponseValidationError, ValueError) as error:  # an answer, but none that can be read
                 return replace(self._failed(error), may_be_billed=True)
+
+    def _tell_retry(self, error: openai.APIError, attempt: int) -> None:
+        """Say that it is tried again; requests in flight fail together, so each attempt is told once a minute."""
+        with self._telling:
+            if attempt <= self._told[0] and time.monotonic() < self._told[1] + TELL_SECONDS:
+                return
+            self._told = attempt, time.monotonic()
+        what = f"answers {error.status_code}" if isinstance(error, openai.APIStatusError) else "does not answer"
+        say(escape(f"teacher {what} at {self._client.base_url}, trying again ({attempt} of {ATTEMPTS})"))
 
     def _send(self, request: Request) -> ChatCompletion:
         return self._client.chat.completions.create(

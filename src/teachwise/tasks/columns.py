@@ -15,7 +15,10 @@ from teachwise.records import LETTERS
 NAMES: dict[str, tuple[str, ...]] = {
     "question": ("question", "prompt", "input", "query"),
     "options": ("options", "choices"),
-    "answer": ("answer", "label", "gold", "correct", "target", "answerkey", "answer_key", "correct_answer", "cop"),
+    "answer": (
+        *("answer", "label", "gold", "correct", "target", "cop"),
+        *("answerkey", "answer_key", "correct_answer", "correct_option"),
+    ),
     "subject": ("subject", "subject_name", "category", "topic"),
     "split": ("split",),
 }
@@ -42,7 +45,7 @@ def find_columns(names: Sequence[str], given: Mapping[str, Any], source: str, is
     found: Columns = {role: name for role, name in given.items() if name}
     for role in NAMES:
         if given.get(role) is None:
-            candidates = _candidates(role, names)
+            candidates = candidate_columns(role, names)
             if len(candidates) > 1 and (is_answer_needed or role != "answer"):
                 raise _ambiguous(role, candidates, source)
             if len(candidates) == 1:
@@ -55,13 +58,19 @@ def find_columns(names: Sequence[str], given: Mapping[str, Any], source: str, is
     return found
 
 
-def _candidates(role: str, names: Sequence[str]) -> list[str | list[str]]:
-    by_name: list[str | list[str]] = [name for name in names if name.strip().lower() in NAMES[role]]
+def candidate_columns(role: str, names: Sequence[str]) -> list[str | list[str]]:
+    """Every column, or group of columns with one option each, whose name says that it could be the role."""
+    by_name: list[str | list[str]] = [name for name in names if _plain(name) in NAMES[role]]
     if role == "options":
         return by_name + list(_option_families(names))
     if role == "answer" and not by_name:
-        return [name for name in names if name.strip().lower() in INDEX_NAMES]
+        return [name for name in names if _plain(name) in INDEX_NAMES]
     return by_name
+
+
+def _plain(name: str) -> str:
+    """A column's name without case, and with one sign between its words."""
+    return re.sub(r"[\s-]+", "_", name.strip().lower())
 
 
 def _option_families(names: Sequence[str]) -> Iterator[list[str]]:

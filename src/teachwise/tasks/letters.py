@@ -26,6 +26,10 @@ _STATED = [
     re.compile(r"\*\*\s?\(?([A-Za-z])\)?(?:[.:)]?|[.:)]\s[^*\n]*)\*\*\W*\Z"),
 ]
 _ALONE = re.compile(r"\W*([A-Za-z])\W*")
+FORMS = (_BRACKETED.pattern, "|".join(form.pattern for form in _STATED), rf"\A{_ALONE.pattern}\Z")
+"""For readers without this package: of the first pattern that is found, the last match holds the letter, in its one
+group that took part. `read_letter` knows the options too: it also reads a letter with its option's text, and takes a
+letter that names no option for none."""
 _ECHO = re.compile(r"\(?([A-Za-z])[).:]\s*(\S.*)", re.DOTALL)
 
 

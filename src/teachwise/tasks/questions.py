@@ -10,9 +10,15 @@ from typing import Any
 from teachwise.errors import DataError
 from teachwise.records import LETTERS, Unusable
 from teachwise.tasks import Row
-from teachwise.tasks.columns import Columns, find_columns
+from teachwise.tasks.columns import Columns, candidate_columns, find_columns
 from teachwise.tasks.multiple_choice import NO_ANSWER, Item, as_text, decide_reading, find_gold, read_item
 from teachwise.tasks.table import Cells, column_names
+
+OTHER_NAMES = (
+    "a column of another name: call it in the table as in the recipe that trained, or question, options "
+    "(or A, B, C ...), answer, subject"
+)
+"""What to do about columns that are not found: a table of new questions comes without a recipe."""
 
 
 def question_columns(table: Sequence[Cells], known: Mapping[str, Any], source: str) -> Columns:
@@ -28,7 +34,10 @@ def question_columns(table: Sequence[Cells], known: Mapping[str, Any], source: s
     """
     names = column_names(table)
     here = {role: name for role, name in known.items() if _is_here(name, names)}
-    return find_columns(names, here, source, is_answer_needed=False)
+    try:
+        return find_columns(names, here, source, is_answer_needed=False)
+    except DataError as error:
+        raise DataError(error.found, OTHER_NAMES) from error
 
 
 def _is_here(name: Any, names: Sequence[str]) -> bool:
@@ -50,7 +59,8 @@ def read_questions(
         The rows, whose `answer` is "" where no gold answer could be read; and why there is none at all, or "".
     """
     items = [read_item(cells, columns) for cells in table]
-    reading, why = _reading(items, columns, answer_is, source)
+    could_be = [str(name) for name in candidate_columns("answer", column_names(table))]
+    reading, why = _reading(items, columns, answer_is, source, could_be)
     rows = [
         _row(number, item, cells, columns, reading)
         for number, (item, cells) in enumerate(zip(items, table, strict=True))
@@ -58,10 +68,13 @@ def read_questions(
     return rows, why
 
 
-def _reading(items: Sequence[Item], columns: Columns, answer_is: str, source: str) -> tuple[str, str]:
+def _reading(
+    items: Sequence[Item], columns: Columns, answer_is: str, source: str, could_be: Sequence[str]
+) -> tuple[str, str]:
     """How the gold answers name their option, "" where they cannot be read; and then the reason."""
     if "answer" not in columns:
-        return "", "no column, or more than one, could hold them"
+        several = f"several columns could each be the answer: {', '.join(could_be)}"
+        return "", several if len(could_be) > 1 else "the table has no answer column"
     if answer_is != "auto":
         return answer_is, ""
     try:

@@ -39,8 +39,7 @@ def read_table(source: str, hub_split: str = "test") -> list[Cells]:
     Raises:
         DataError: the source is missing, empty, of an unknown kind or broken; with the line where there is one.
     """
-    path = Path(source).expanduser()
-    rows = _read_hub(source, hub_split) if _is_hub_name(source, path) else _read_file(path)
+    rows = _read_hub(source, hub_split) if is_hub_name(source) else _read_file(Path(source).expanduser())
     if not rows:
         raise DataError(f"{source}: holds no rows, wanted at least one", "check that the export went through")
     return rows
@@ -70,7 +69,9 @@ def column(rows: Sequence[Cells], name: str, source: str) -> list[Any]:
     return [row.get(name) for row in rows]
 
 
-def _is_hub_name(source: str, path: Path) -> bool:
+def is_hub_name(source: str) -> bool:
+    """Whether a source is taken from the hub: it is written like a hub name, and no such file is here."""
+    path = Path(source).expanduser()
     shaped = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source)
     return bool(shaped) and path.suffix.lower() not in _READERS and not path.exists()
 
@@ -157,7 +158,9 @@ def _json_kind(content: Any) -> str:
 
 
 def _read_csv(path: Path) -> list[Cells]:
-    return _read_delimited(path, ",")
+    """Cells stand between commas, or between semicolons as some spreadsheets write them where the comma is decimal."""
+    header = read_text(path).partition("\n")[0]
+    return _read_delimited(path, ";" if ";" in header and "," not in header else ",")
 
 
 def _read_tsv(path: Path) -> list[Cells]:

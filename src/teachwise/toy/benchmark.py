@@ -144,8 +144,8 @@ def make_question(question: str, options: tuple[str, ...]) -> ToyQuestion:
 def draw(split: str, n: int, seed: int, kind: str = "choice") -> list[ToyQuestion]:
     """Draw questions of one split, each with a stem of its own.
 
-    The tables behind the single steps are finite: up to about 2,000 questions every subject and number of steps has
-    its share; far beyond, the used up ones leave theirs to the others.
+    The tables behind the single steps are finite: up to about 2,000 questions of test or train, and 600 of dev, every
+    subject and number of steps has its share; beyond, the used up ones leave theirs to the others.
 
     Args:
         split: One of `SPLITS`. Dev and test stems are never asked in pre-training, nor are those of train.

@@ -15,7 +15,9 @@ from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from .teacher import USUAL, Habits, reply, text_of
+from teachwise.errors import DataError
+
+from .teacher import USUAL, Habits, habits_named, reply, text_of
 from .world import digest
 
 MODEL_NAME = "toy-teacher"
@@ -248,3 +250,21 @@ def serve(
     True
     """
     return TeacherServer(port, seed, habits, delay_seconds, log)
+
+
+def serve_in_front(port: int, habits: str) -> None:
+    """Serve until Ctrl-C, and say where.
+
+    Args:
+        port: 0 takes a free one.
+        habits: A name in `teacher.HABITS`.
+
+    Raises:
+        DataError: If there are no such habits, or the port cannot be had.
+    """
+    try:
+        server = serve(port, habits=habits_named(habits))
+    except OSError as error:
+        raise DataError(f"--port {port}: {error.strerror}", "choose another port; 0 takes a free one") from error
+    print(f"toy teacher at {server.base_url} (Ctrl-C stops it)", flush=True)
+    server.serve_forever()
