@@ -64,7 +64,7 @@ def recipe(tmp_path, httpserver):
 
 
 def answer_after(httpserver, seconds):
-    message = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "So it is. [[A]]"}}
+    message = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "So it is. [[ A ]]"}}
     usage = {"prompt_tokens": 50, "completion_tokens": 9, "total_tokens": 59}
     body = {"id": "1", "object": "chat.completion", "created": 0, "model": "big", "choices": [message], "usage": usage}
 
