@@ -5,30 +5,8 @@ import os
 import pytest
 
 from complaint import assert_told, content_of, teachwise, write_recipe
+from test_recipe import GOOD
 
-GOOD = """\
-student: toy
-teacher: big
-data: {source: q.jsonl}
-budget:
-  teacher_tokens: 1_000
-train:
-  epochs: 3
-arms:
-  sft:
-    policy: all
-    give: answer
-  banded:
-    policy: bands
-    edges: [0.25, 0.75]
-    stages:
-      - {easy: answer}
-      - {hard: rationale}
-  random:
-    policy: random
-    like: banded
-seeds: [0, 1]
-"""
 LINES = GOOD.splitlines()
 UNTIL_ARMS = GOOD[: GOOD.index("arms:")]
 

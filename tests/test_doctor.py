@@ -202,7 +202,7 @@ def test_the_longest_sequences_are_always_among_those_looked_at():
 
 @pytest.fixture(scope="module")
 def questions():
-    examples = [row.example("train") for row in Toy(sizes={"train": 16, "dev": 0, "test": 0}).rows()]
+    examples = [row.example("train") for row in Toy(limit={"train": 16, "dev": 0, "test": 0}).rows()]
     return examples, [item.solution for item in draw("train", 16, 0)]
 
 

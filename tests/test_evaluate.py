@@ -20,7 +20,7 @@ SIZES = {"train": 2, "dev": 12, "test": 18}
 
 @pytest.fixture(scope="module")
 def examples():
-    return [row.example(row.split) for row in Toy(sizes=SIZES).rows()]
+    return [row.example(row.split) for row in Toy(limit=SIZES).rows()]
 
 
 @pytest.fixture

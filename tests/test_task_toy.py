@@ -15,7 +15,7 @@ def example_of(row):
 
 
 def test_the_generator_gives_the_split_and_the_level():
-    rows = list(Toy(sizes=SMALL).rows())
+    rows = list(Toy(limit=SMALL).rows())
     assert Counter(row.split for row in rows) == SMALL
     assert [row.row for row in rows] == list(range(13))
     first = draw("dev", 1, 0)[0]
@@ -35,13 +35,13 @@ def test_limit_overrides_the_usual_sizes():
 
 
 def test_the_seed_decides_the_questions():
-    assert list(Toy(seed=1, sizes=SMALL).rows()) == list(Toy(seed=1, sizes=SMALL).rows())
-    assert list(Toy(seed=1, sizes=SMALL).rows()) != list(Toy(seed=2, sizes=SMALL).rows())
+    assert list(Toy(seed=1, limit=SMALL).rows()) == list(Toy(seed=1, limit=SMALL).rows())
+    assert list(Toy(seed=1, limit=SMALL).rows()) != list(Toy(seed=2, limit=SMALL).rows())
 
 
 @pytest.mark.parametrize(("mode", "last"), [("direct", "answer"), ("cot", "think")])
 def test_one_user_message_and_no_system_message(mode, last):
-    task = Toy(sizes=SMALL)
+    task = Toy(limit=SMALL)
     example = example_of(next(task.rows()))
     (message,) = task.messages(example, mode)
     assert message["role"] == "user"
@@ -50,7 +50,7 @@ def test_one_user_message_and_no_system_message(mode, last):
 
 
 def test_the_teacher_is_asked_to_think_and_its_solution_is_read():
-    task = Toy(sizes=SMALL)
+    task = Toy(limit=SMALL)
     example = example_of(next(task.rows()))
     assert task.teacher_messages(example) == task.messages(example, "cot")
     solution = draw("train", 1, 0)[0].solution

@@ -29,7 +29,7 @@ SIZES = {"train": N_TRAIN, "dev": 2, "test": 2}
 
 @pytest.fixture(scope="module")
 def examples():
-    return [row.example(row.split) for row in Toy(sizes=SIZES).rows()]
+    return [row.example(row.split) for row in Toy(limit=SIZES).rows()]
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def examples():
-    return {row.id: row.example("train") for row in Toy(sizes={"train": 60, "dev": 0, "test": 0}).rows()}
+    return {row.id: row.example("train") for row in Toy(limit={"train": 60, "dev": 0, "test": 0}).rows()}
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,6 @@ class Toy:
         kind: ``choice`` (options with letters) or ``open`` (the answer is a number).
         seed: Same seed, same questions.
         limit: Questions per split; a split that is not named keeps its size in `SIZES`.
-        sizes: The same, for calls from code; wins over `limit`.
     """
 
     prompt_version = "toy-2"
@@ -30,13 +29,12 @@ class Toy:
         self,
         seed: int = 0,
         limit: Mapping[Split, int] | None = None,
-        sizes: Mapping[Split, int] | None = None,
         kind: Literal["choice", "open"] = "choice",
         **_: object,
     ) -> None:
         self.kind = kind
         self.seed = seed
-        self.sizes: dict[Split, int] = {**SIZES, **(limit or {}), **(sizes or {})}
+        self.sizes: dict[Split, int] = {**SIZES, **(limit or {})}
 
     def rows(self) -> Iterator[Row | Unusable]:
         """Every question, split by split; its level is the number of reasoning steps."""

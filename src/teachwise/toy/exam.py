@@ -6,8 +6,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import BatchEncoding, GenerationConfig, PreTrainedModel
+
+from teachwise.stats import roc_auc
 
 from .benchmark import ToyQuestion, user_message
 from .tokenizer import build_tokenizer, token_ids
@@ -58,18 +61,10 @@ def answer_by_chain(model: PreTrainedModel, questions: Sequence[ToyQuestion]) ->
     return right
 
 
-def rank_auc(scores: Sequence[float], wrong: Sequence[bool]) -> float | None:
-    """Return the probability that a wrong answer has a higher score than a right one; ties count half.
-
-    None when all answers are wrong or all are right.
-
-    >>> rank_auc([0.1, 0.9, 0.5], [False, True, False])
-    1.0
-    """
-    bad = [score for score, is_wrong in zip(scores, wrong, strict=True) if is_wrong]
-    good = [score for score, is_wrong in zip(scores, wrong, strict=True) if not is_wrong]
-    wins = sum((b > g) + 0.5 * (b == g) for b in bad for g in good)
-    return round(wins / (len(bad) * len(good)), 4) if bad and good else None
+def _auc(scores: Sequence[float], wrong: Sequence[bool]) -> float | None:
+    """Return the AUC of scores against errors; None when all answers are wrong or all are right."""
+    is_told = 0 < sum(wrong) < len(wrong)
+    return round(roc_auc(np.array(scores), np.array(wrong)).value, 4) if is_told else None
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -97,7 +92,7 @@ def evaluate(model: PreTrainedModel, questions: Sequence[ToyQuestion]) -> dict[s
             "chance": _mean([1 / len(questions[i].options) if questions[i].options else 0.0 for i in rows]),
             "direct": _mean([direct[i] for i in rows]),
             "cot": _mean([chain[i] for i in rows]),
-            "auc": rank_auc([entropies[i] for i in rows], [not direct[i] for i in rows]),
+            "auc": _auc([entropies[i] for i in rows], [not direct[i] for i in rows]),
             "entropy_nats": _mean([entropies[i] for i in rows]),
         }
 
