@@ -26,7 +26,8 @@ from pydantic_core import PydanticUndefined
 
 from teachwise import ledger, lessons, records
 from teachwise.pipeline import STEPS, Step, step_named
-from teachwise.recipe import Arm, Recipe, Stage
+from teachwise.recipe import Recipe
+from teachwise.sections import Arm, Stage
 
 HERE = Path(__file__).parent
 RECIPE_HEAD = """# The recipe

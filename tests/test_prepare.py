@@ -11,9 +11,9 @@ import pytest
 
 from teachwise.errors import DataError
 from teachwise.prepare import distinct, into_splits, prepare_examples, shared_questions
-from teachwise.recipe import Data
 from teachwise.records import Example, Unusable
 from teachwise.run_folder import Unit
+from teachwise.sections import Data
 from teachwise.tasks import Row
 from teachwise.tasks.table import write_table
 

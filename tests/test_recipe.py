@@ -7,7 +7,8 @@ import yaml
 
 import teachwise
 from teachwise.errors import RecipeError
-from teachwise.recipe import PAPER_ARMS, Recipe, find_recipe, load_recipe
+from teachwise.recipe import Recipe, find_recipe, load_recipe
+from teachwise.sections import PAPER_ARMS
 
 GOOD = """\
 student: toy

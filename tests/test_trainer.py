@@ -19,9 +19,9 @@ from teachwise import train, trainer
 from teachwise.engines.hf import HfEngine, load_chat
 from teachwise.errors import DataError
 from teachwise.lessons import Lesson, Skipped
-from teachwise.recipe import Stage
 from teachwise.records import Assignment, Rationale
 from teachwise.run_folder import Unit, read_records
+from teachwise.sections import Stage
 from teachwise.tasks.toy import Toy
 from teachwise.toy.benchmark import draw
 from teachwise.trainer import Lora, Row, Settings, train_stage, updates_for

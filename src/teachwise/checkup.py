@@ -9,9 +9,10 @@ from teachwise.doctor import Diagnosis, Finding, examine_reload
 from teachwise.errors import DataError
 from teachwise.lessons import Lesson, lessons_of
 from teachwise.pipeline import run_recipe
-from teachwise.recipe import Recipe, Stage, load_recipe
+from teachwise.recipe import Recipe, load_recipe
 from teachwise.records import Assignment, Example, Rationale, by_id
 from teachwise.run_folder import RESOLVED, Run, Unit
+from teachwise.sections import Stage
 from teachwise.tasks import Task, load_task
 from teachwise.train import diagnosis, encoded_for, settings_of, without
 from teachwise.trainer import load_reload, ready_stage

@@ -14,8 +14,8 @@ from typing import Any, get_args
 
 from teachwise.errors import DataError
 from teachwise.prepare import distinct, into_splits, shared_questions
-from teachwise.recipe import Data
 from teachwise.records import Example, Split, Unusable
+from teachwise.sections import Data
 from teachwise.tasks import Row, Task, load_task
 from teachwise.tasks.columns import NAMES, Columns, find_columns
 from teachwise.tasks.multiple_choice import SPLITS, decide_reading, read_item

@@ -13,10 +13,11 @@ from typing import Any, get_args
 
 from teachwise.console import say
 from teachwise.errors import DataError
-from teachwise.recipe import Data, Recipe
+from teachwise.recipe import Recipe
 from teachwise.records import Example, Split, Unusable
 from teachwise.run_folder import Run, Unit, write_json, write_records
 from teachwise.sampling import first_by_hash, split_of
+from teachwise.sections import Data
 from teachwise.tasks import Row, load_task
 
 _PRIORITY = {"test": 0, "dev": 1, "train": 2, None: 3}

@@ -13,249 +13,27 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, model_validator
 
-from teachwise.engines import address_fault
 from teachwise.errors import RecipeError
-from teachwise.records import Give
 from teachwise.sampling import EDGES
+from teachwise.sections import (
+    PAPER_ARMS,
+    Arm,
+    Budget,
+    Data,
+    Evaluate,
+    Score,
+    Section,
+    Seed,
+    Stage,
+    Student,
+    Teacher,
+    Train,
+    Validate,
+    fault_at,
+)
 from teachwise.strict_yaml import Place, read_mapping, read_override, take_over, validated
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(gt=0, le=10**9)]
-Name = Annotated[str, Field(min_length=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-TaskName = Literal["multiple_choice", "mmlu_pro", "toy", "toy_open"]
-
-
-def speed(default: Any, description: str, **bounds: Any) -> Any:
-    """A field that changes how fast a result is made, not the result: it is no part of any unit's key."""
-    return Field(default, description=description, json_schema_extra={"speed": True}, **bounds)
-
-
-class Section(BaseModel):
-    """A part of the recipe; unknown keys are mistakes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation in (int, float):
-            raise ValueError(f"wanted a number, got {str(value).lower()}")  # pydantic would take it for 1 or 0
-        return value
-
-
-def _at(place: tuple[str | int, ...], found: str) -> ValidationError:
-    """A mistake that only the section around it can see, but that stands at `place` within."""
-    error = PydanticCustomError("value_error", "{found}", {"found": found})
-    return ValidationError.from_exception_data("recipe", [{"type": error, "loc": place, "input": None}])
-
-
-class Student(Section):
-    """The model to fine-tune. A plain string is short for `{model: ...}`."""
-
-    model: Name = Field(description="hub name or folder, for `AutoModelForCausalLM`; `toy` is the student in the box")
-    revision: str | None = Field(None, description="hub revision to pin")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="weights in memory")
-    device: str = speed("auto", "`auto`, `cpu`, `cuda`, `mps`")
-    trust_remote_code: bool = Field(False, description="run code that comes with the model")
-
-    @model_validator(mode="after")
-    def _device_exists(self) -> "Student":
-        if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu|npu|hpu)(:\d+)?", self.device):
-            raise _at(("device",), f"wanted auto, cpu, cuda, cuda:1 (the second GPU) or mps, got {self.device!r}")
-        return self
-
-
-class Teacher(Section):
-    """The model that writes rationales. A plain string is short for `{model: ...}`."""
-
-    model: Name = Field(description="name at the endpoint, or hub name or folder for `engine: hf`")
-    engine: Literal["openai", "hf"] = Field("openai", description="`openai`: any OpenAI-compatible server; `hf`: local")
-    base_url: str | None = speed(None, "endpoint, for instance http://127.0.0.1:8000/v1")
-    key_env: str | None = speed(None, "environment variable that holds the API key")
-    max_tokens: Positive = Field(2048, description="most tokens of one rationale")
-    temperature: float = Field(0.0, ge=0, description="0 is greedy")
-    concurrency: int = speed(8, "requests in flight", gt=0, le=1000)
-    timeout_seconds: float = speed(600, "how long to wait for one reply", gt=0, le=86_400)
-
-    @model_validator(mode="after")
-    def _holds_no_secret(self) -> "Teacher":
-        if self.key_env is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.key_env):
-            found = "wanted the name of an environment variable in capitals, such as TEACHER_API_KEY"
-            raise _at(("key_env",), f"{found}; never put the key itself in a recipe")
-        if self.base_url is not None and (fault := address_fault(self.base_url)):
-            raise _at(("base_url",), fault)
-        return self
-
-
-class Split(Section):
-    """Shares of the examples; what they leave over is not used."""
-
-    train: Fraction = Field(0.8, description="scored, routed, trained on")
-    dev: Fraction = Field(0.1, description="modes and thresholds are chosen here")
-    test: Fraction = Field(0.1, description="arms are judged here, once")
-
-    @model_validator(mode="after")
-    def _shares(self) -> "Split":
-        if self.train + self.dev + self.test > 1 + 1e-9:
-            raise ValueError(f"the shares sum to {self.train + self.dev + self.test:g}, wanted at most 1")
-        if min(self.train, self.dev, self.test) == 0:
-            raise ValueError("train, dev and test must each be above 0")
-        return self
-
-
-class Columns(Section):
-    """Which column of the table holds what. Left out: found by the usual names."""
-
-    question: str | None = Field(None, description="the question alone")
-    options: str | list[str] | None = Field(None, description="one column (a list or list literal), or one per option")
-    answer: str | None = Field(None, description="letter, option text, or index; see `answer_is`")
-    subject: str | None = Field(None, description="for figures by subject")
-    level: str | None = Field(None, description="known difficulty, a whole number")
-    split: str | None = Field(None, description="train, dev or test, where the table has its own split")
-
-
-class Data(Section):
-    """The questions."""
-
-    task: TaskName = Field("multiple_choice", description="how to read them")
-    source: str | None = Field(None, description="Parquet, JSONL, CSV, TSV, or a hub name; the task may have its own")
-    hub_split: str = Field("test", description="split to load when the source is a hub name")
-    columns: Columns = Columns()
-    answer_is: Literal["auto", "letter", "text", "index", "index_from_1"] = Field(
-        "auto", description="how the answer column names the option"
-    )
-    split: Split = Split()
-    seed: int = Field(0, description="seed of the split")
-    limit: dict[Literal["train", "dev", "test"], Positive] = Field({}, description="keep at most so many per split")
-
-    def task_options(self) -> dict[str, Any]:
-        """The flat fields that a task is made with."""
-        return self.model_dump(include={"source", "columns", "answer_is", "hub_split", "seed", "limit"})
-
-
-class Budget(Section):
-    """What may be spent."""
-
-    teacher_tokens: Annotated[int, Field(ge=0)] | None = Field(
-        description="cap on tokens read and written by the teacher, for the whole run; null is no cap"
-    )
-
-
-class Score(Section):
-    """How unsure the student is, before training."""
-
-    measure: Literal["answer_entropy", "column"] = Field("answer_entropy", description="`column`: measured elsewhere")
-    column: str | None = Field(None, description="for `measure: column`: the column with the score, higher = less sure")
-    correct: str | None = Field(None, description="for `measure: column`: the column that says if it was right")
-    batch_tokens: int = speed(16_384, "tokens per forward pass, padding included", gt=0)
-
-    @model_validator(mode="after")
-    def _column(self) -> "Score":
-        if self.measure == "column" and not (self.column and self.correct):
-            raise ValueError("measure `column` needs both `column` and `correct`")
-        if self.measure != "column" and (self.column or self.correct):
-            name = "column" if self.column else "correct"
-            raise _at((name,), f"is for `measure: column` and does nothing for `{self.measure}`")
-        return self
-
-
-class Validate(Section):
-    """The gate: do the scores predict the student's errors?"""
-
-    min_auc: Fraction = Field(0.60, description="ROC AUC on train rows below which the run stops")
-    on_fail: Literal["stop", "warn", "random"] = Field("stop", description="`random`: route at random and say so")
-
-
-class Stage(Section):
-    """One training run: which bands get what. Bands that are not named are not used in this stage."""
-
-    easy: Literal["answer", "rationale"] | None = None
-    medium: Literal["answer", "rationale"] | None = None
-    hard: Literal["answer", "rationale"] | None = None
-    all: Literal["answer", "rationale"] | None = None
-    epochs: Annotated[float, Field(gt=0, le=10_000)] | None = Field(None, description="default: `train.epochs`")
-    learning_rate: Annotated[float, Field(gt=0, le=10)] | None = Field(
-        None, description="default: `train.learning_rate`"
-    )
-
-    @property
-    def gives(self) -> dict[str, Give]:
-        """Band to what it gets, for the bands this stage uses."""
-        found = {"easy": self.easy, "medium": self.medium, "hard": self.hard, "all": self.all}
-        return {band: give for band, give in found.items() if give is not None}
-
-
-class Arm(Section):
-    """One way of spending: a routing policy and its stages."""
-
-    policy: Literal["none", "all", "bands", "random"] = Field(description="how examples are chosen")
-    give: Literal["answer", "rationale"] | None = Field(None, description="for `all`: what every example gets")
-    edges: tuple[Fraction, Fraction] = Field(EDGES, description="for `bands`: quantiles of the train scores")
-    like: str | None = Field(None, description="for `random`: the arm whose sizes and stages it copies")
-    stages: list[Stage] = Field([], description="for `bands`: training runs, in order, on the same weights")
-
-    @model_validator(mode="after")
-    def _fits_policy(self) -> "Arm":
-        needs = {"all": "`give: answer` or `give: rationale`", "random": "`like: ARM`", "bands": "`stages`"}
-        for policy, name in (("all", "give"), ("random", "like"), ("bands", "stages")):
-            if self.policy == policy and not getattr(self, name):
-                raise ValueError(f"policy `{policy}` needs {needs[policy]}")
-            if self.policy != policy and getattr(self, name):
-                raise _at((name,), f"is for policy `{policy}` and does nothing for `{self.policy}`")
-        if not 0 < self.edges[0] < self.edges[1] < 1:
-            raise _at(("edges",), f"must rise strictly between 0 and 1, got {list(self.edges)}")
-        for number, stage in enumerate(self.stages):
-            if stage.all or not stage.gives:
-                raise _at(("stages", number), "a stage of `bands` must say what easy, medium or hard get")
-        return self
-
-
-PAPER_ARMS: dict[str, Any] = {
-    "base": {"policy": "none"},
-    "sft": {"policy": "all", "give": "answer"},
-    "banded": {"policy": "bands", "stages": [{"easy": "answer", "medium": "answer"}, {"hard": "rationale"}]},
-    "random": {"policy": "random", "like": "banded"},
-    "distill": {"policy": "all", "give": "rationale"},
-}
-"""The five arms of a recipe that names none; the dearest stands last, so that a small budget serves the others."""
-
-
-class Train(Section):
-    """How every stage is trained; a stage may set its own epochs and learning rate."""
-
-    method: Literal["lora", "full"] = Field("lora", description="adapter, or all weights")
-    epochs: float = Field(
-        3, gt=0, le=10_000, description="passes over what was assigned; rejected rationales do not shorten it"
-    )
-    learning_rate: float = Field(1e-4, gt=0, le=10, description="peak, AdamW")
-    schedule: Literal["constant", "cosine", "linear"] = Field("constant", description="of the learning rate")
-    warmup_share: Fraction = Field(0.03, description="share of the updates that warm up")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW")
-    batch_size: Positive = Field(16, description="examples per update")
-    micro_batch_size: int | None = speed(None, "examples in memory at once; must divide batch_size", gt=0)
-    max_length: Positive = Field(2048, description="longer examples are skipped and counted, never cut")
-    lora_r: Positive = Field(64, description="rank, on every linear layer")
-    lora_alpha: Positive = Field(128, description="scale is alpha / r")
-    lora_dropout: Fraction = Field(0.05, description="on the adapter's input")
-    gradient_checkpointing: bool = speed(False, "less memory, more time")
-    save_every: int = speed(200, "updates between checkpoints", gt=0)
-
-    @model_validator(mode="after")
-    def _divides(self) -> "Train":
-        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
-            raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
-        return self
-
-
-class Evaluate(Section):
-    """How answers to held-out questions are made; always greedy."""
-
-    max_new_tokens: Positive = Field(1024, description="most tokens of one chain of thought")
-    batch_tokens: int = speed(16_384, "tokens per generation batch, prompt and answer together", gt=0)
 
 
 class Recipe(Section):
@@ -291,15 +69,15 @@ class Recipe(Section):
     def _arms_fit(self) -> "Recipe":
         for name, arm in self.arms.items():
             if not re.fullmatch(r"[A-Za-z0-9_+-]{1,64}", name):
-                raise _at(("arms", name), f"arm name {name[:80]!r}: use letters, digits, - and _, at most 64")
+                raise fault_at(("arms", name), f"arm name {name[:80]!r}: use letters, digits, - and _, at most 64")
             if twin := next((one for one in self.arms if one != name and one.lower() == name.lower()), None):
                 found = f"differs from {twin!r} in capitals alone: some disks take both for one folder"
-                raise _at(("arms", name), found)
+                raise fault_at(("arms", name), found)
             like = self.arms.get(arm.like) if arm.like else None
             if arm.policy == "random" and (like is None or like.policy in ("random", "none")):
-                raise _at(("arms", name, "like"), f"{arm.like!r} names no arm that chooses by score or takes all")
+                raise fault_at(("arms", name, "like"), f"{arm.like!r} names no arm that chooses by score or takes all")
         if len(set(self.seeds)) < len(self.seeds):
-            raise _at(("seeds",), f"{self.seeds} repeat")
+            raise fault_at(("seeds",), f"{self.seeds} repeat")
         return self
 
     def seeds_of(self, arm: str) -> list[int]:

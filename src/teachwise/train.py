@@ -21,9 +21,10 @@ from rich.markup import escape
 from teachwise.console import progress, say
 from teachwise.errors import DataError, damaged
 from teachwise.lessons import Lesson, Skipped, lessons_of
-from teachwise.recipe import Recipe, Stage, Train
+from teachwise.recipe import Recipe
 from teachwise.records import Assignment, Example, Rationale, by_id
 from teachwise.run_folder import Run, Unit, write_json, write_records
+from teachwise.sections import Stage, Train
 from teachwise.tasks import Task, load_task
 
 if TYPE_CHECKING:  # it loads torch and TRL, and the untouched student needs neither

@@ -11,9 +11,10 @@ from rich.markup import escape
 
 from teachwise.console import say
 from teachwise.errors import DataError
-from teachwise.recipe import Evaluate, Recipe, load_recipe
+from teachwise.recipe import Recipe, load_recipe
 from teachwise.records import Example, Mode, Split
 from teachwise.run_folder import RESOLVED, Run, Unit
+from teachwise.sections import Evaluate
 from teachwise.tasks import TASKS, Task, load_task
 
 PACKED = "teachwise.json"
