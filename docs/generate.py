@@ -25,6 +25,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from teachwise import ledger, lessons, records
+from teachwise.measures import MEASURES, cost_in_words
 from teachwise.pipeline import STEPS, Step, step_named
 from teachwise.recipe import Recipe
 from teachwise.sections import Arm, Stage
@@ -196,12 +197,31 @@ def _attributes(docstring: str) -> dict[str, str]:
     return {one: text.replace("|", "\\|").rstrip(".") for one, text in found.items()}
 
 
+def measures_part() -> str:
+    """Every measure: what it is, from its function's docstring; unit, cost and where it was published."""
+    head = "| measure | what it is | unit | asks | published |\n|---|---|---|---|---|\n"
+    parts = []
+    for kind in dict.fromkeys(one.kind for one in MEASURES.values()):
+        rows = [
+            f"| `{one.name}` | {_cell(one.about)} | {one.unit} | {cost_in_words(one)} | {_cell(one.source)} |"
+            for one in MEASURES.values()
+            if one.kind == kind
+        ]
+        parts.append(f"**{kind}**\n\n{head}" + "\n".join(rows) + "\n")
+    return "\n".join(parts)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
 PARTS: dict[str, Callable[..., str]] = {
     "flow": flow_part,
     "step": step_part,
     "fields": fields_part,
     "record": record_part,
     "ledger": ledger_part,
+    "measures": measures_part,
 }
 
 

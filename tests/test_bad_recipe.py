@@ -153,7 +153,7 @@ LINE_CASES = [
     ("empty address", teacher('base_url: ""'), 2, URL),
     ("a column alone", {21: "score: {measure: column, column: entropy}"}, 21, "needs both `column` and `correct`"),
     ("a column for nothing", {21: "score: {column: a, correct: b}"}, 21, "score.column: is for `measure: column`"),
-    ("unknown measure", {21: "score: {measure: entropy}"}, 21, "'answer_entropy' or 'column', got 'entropy'"),
+    ("unknown measure", {21: "score: {measure: entropy}"}, 21, "score.measure: no measure is called 'entropy'"),
     (
         "micro batch",
         train("batch_size: 16\n  micro_batch_size: 5"),

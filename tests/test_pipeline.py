@@ -153,6 +153,48 @@ def test_a_new_edge_redoes_the_arms_that_look_at_it_and_nothing_else(teacher):
     } | {("compare", ""), ("report", "")}
 
 
+def test_a_measure_more_redoes_no_arm_and_asks_no_model(teacher, tmp_path, monkeypatch):
+    """The evidence is there already: the student is not even loaded."""
+    run = run_recipe(small(teacher), tmp_path / "run", until="route")
+    before = times(run)
+    monkeypatch.setattr("teachwise.engines.hf.HfEngine.__init__", lambda *_, **__: pytest.fail("a model was loaded"))
+    recipe = small(teacher, "score.also=[max_probability, gold_cross_entropy, outside_mass]")
+    run_recipe(recipe, tmp_path / "run", until="route")
+    assert redone(before, times(run)) == {"score", "validate"}
+    names = {row.measure for row in run.records(Unit("score"), "scores.parquet", Score)}
+    assert names == {"answer_entropy", "max_probability", "gold_cross_entropy", "outside_mass"}
+    assert len(list((tmp_path / "run" / "evidence").iterdir())) == 1
+
+
+def test_another_driving_measure_redoes_what_follows_the_scores_without_asking_again(teacher, tmp_path):
+    run = run_recipe(small(teacher), tmp_path / "run", until="route")
+    before, values = times(run), run.scores["value"].tolist()
+    run_recipe(small(teacher, "score.measure=question_length"), tmp_path / "run", until="route")
+    assert {"score", "validate", "route/banded/seed-0/round-0"} <= redone(before, times(run))
+    assert len(list((tmp_path / "run" / "evidence").iterdir())) == 1
+    assert run.scores["measure"].unique().tolist() == ["question_length"]
+    assert run.scores["value"].tolist() != values
+    assert run.measures["measure"].nunique() == 5
+
+
+def test_variants_proxy_and_a_measure_of_ones_own_go_the_whole_way_to_the_gate(teacher, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("def words(known):\n    return [len(e.question) for e in known.examples]\n")
+    also = "[answer_entropy@fallback, option_entropy@alternative, instruction_difficulty, gain, 'mine:words']"
+    recipe = small(teacher, f"score={{also: {also}, proxy: toy}}")
+    run = run_recipe(recipe, tmp_path / "run", until="validate")
+    sources = {path.name.partition("-")[0] for path in (tmp_path / "run" / "evidence").iterdir()}
+    assert sources == {"answer", "fallback", "alternative", "bare", "proxy"}
+    counts = run.manifest(Unit("score"))["counts"]
+    assert {"unreadable_fallback", "unreadable_alternative", "unreadable_proxy"} < set(counts)
+    values = run.measures.pivot(index="id", columns="measure", values="value")
+    assert (values["gain"] == 0).all(), "the proxy is the student here"
+    assert (values["answer_entropy"] != values["answer_entropy@fallback"]).any()
+    key = key_of(STEPS[1], Unit("score"), recipe, {Unit("prepare"): "k"})
+    (tmp_path / "mine.py").write_text("def words(known):\n    return [1.0 for e in known.examples]\n")
+    assert key_of(STEPS[1], Unit("score"), recipe, {Unit("prepare"): "k"}) != key
+
+
 def test_a_new_arm_redoes_no_other_arm(teacher):
     old = _keys(small(teacher))
     new = _keys(small(teacher, "arms.distill={policy: all, give: rationale}"))

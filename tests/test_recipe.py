@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 import teachwise
 from teachwise.errors import RecipeError
@@ -323,3 +324,34 @@ def test_a_key_that_stands_twice_is_refused_with_both_lines(tmp_path, text):
     path.write_text(text)
     with pytest.raises(RecipeError, match="stands at line 1 already"):
         load_recipe(path)
+
+
+# measures
+
+
+@pytest.mark.parametrize(
+    ("score", "said"),
+    [
+        ({"also": ["option_entropi"]}, "did you mean 'option_entropy'"),
+        ({"also": ["margin", "margin"]}, "'margin' stands there twice"),
+        ({"also": ["answer_entropy"]}, "'answer_entropy' stands there twice"),
+        ({"also": ["gain"]}, "'gain' needs `proxy`"),
+        ({"measure": "margin@proxy"}, "'margin@proxy' needs `proxy`"),
+        ({"measure": "column", "column": "u", "correct": "r", "also": ["margin"]}, "'margin' asks the student"),
+    ],
+)
+def test_measures_that_cannot_be_had_are_refused(recipe_with, score, said):
+    with pytest.raises(ValidationError, match=said):
+        recipe_with(score=score)
+
+
+def test_what_is_scored_beside_by_default_asks_no_student_where_scores_were_measured_elsewhere(recipe_with):
+    beside = ["option_entropy", "margin", "question_length", "subject_prior", "random"]
+    assert recipe_with().score.measures == ["answer_entropy", *beside]
+    assert recipe_with(score={"measure": "margin"}).score.measures == [
+        "margin",
+        *(one for one in beside if one != "margin"),
+    ]
+    column = {"measure": "column", "column": "u", "correct": "r"}
+    assert recipe_with(score=column).score.measures == ["question_length", "subject_prior", "random"]
+    assert recipe_with(score={"also": []}).score.measures == ["answer_entropy"]

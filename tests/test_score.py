@@ -1,15 +1,17 @@
 """score: every example gets its own row's measured value, or its own answer's entropy, whatever order the work took."""
 
 import csv
-from dataclasses import dataclass
+import math
 
 import pytest
 
+from teachwise.engines.facts import AnswerFacts
 from teachwise.errors import DataError
+from teachwise.measures import SOURCES, Asking, find_measure
 from teachwise.prepare import prepare_examples
-from teachwise.records import Example, Score, Unusable
+from teachwise.records import Example, Score, Unusable, driving
 from teachwise.run_folder import Unit
-from teachwise.score import measured_scores, score_examples, student_scores
+from teachwise.score import answered, measured_scores, score_examples, score_rows, warn_unreadable
 from teachwise.tasks.multiple_choice import MultipleChoice
 
 PREPARE, SCORE = Unit("prepare"), Unit("score")
@@ -50,7 +52,7 @@ def measured(tmp_path, recipe_with, put):
         run.begin(SCORE, "k")
         counts = score_examples(recipe, run, SCORE)
         examples = run.records(PREPARE, "examples.parquet", Example)
-        return examples, run.records(SCORE, "scores.parquet", Score), counts
+        return examples, driving(run.records(SCORE, "scores.parquet", Score)), counts
 
     return score
 
@@ -103,13 +105,6 @@ def test_a_missing_number_of_a_typed_table_is_named_by_its_row(example_with, cel
 # the student's own answer entropy
 
 
-@dataclass
-class Found:
-    entropy_nats: float
-    token: str
-    option_probabilities: tuple[float, ...]
-
-
 class Echo:
     """A student whose answer to a prompt can be told from the prompt; it notes the batches it is given."""
 
@@ -123,17 +118,24 @@ class Echo:
         (number,) = (n for n in range(len(self.tokens)) if f"question {n:02d} " in messages[-1]["content"])
         return [number] * _length(number)
 
-    def letter_ids(self, letters):
-        return list(range(len(letters)))
+    def option_ids(self, letters):
+        return [[place] for place in range(len(letters))]
 
-    def answer_scores(self, prompts, letters):
+    def gold_id(self, answer):
+        return "ABC".index(answer)
+
+    def decode(self, ids):
+        return self.tokens[ids[0]]
+
+    def answer_facts(self, prompts, options, golds):
         self.batches.append([prompt[0] for prompt in prompts])
-        return [
-            Found(
-                prompt[0] / 100, self.tokens[prompt[0]], tuple((place + prompt[0]) / 100 for place in range(len(own)))
-            )
-            for prompt, own in zip(prompts, letters, strict=True)
-        ]
+        return [_facts(prompt[0], len(own)) for prompt, own in zip(prompts, options, strict=True)]
+
+
+def _facts(number, n_options):
+    """The token's id is the question's number; option k has the probability (k + number + 1) / 100."""
+    logs = tuple(math.log((place + number + 1) / 100) for place in range(n_options))
+    return AnswerFacts(number, number / 100, 5.0, -0.1, -3.0, logs, logs, 0.5, 1.0)
 
 
 def _length(number):
@@ -149,7 +151,10 @@ def scored(example_with, tmp_path):
             example_with(f"e{n:02d}", question=f"question {n:02d} ?", answer="ABC"[n % 3]) for n in range(len(tokens))
         ]
         engine = Echo(tokens)
-        return engine, student_scores(examples, engine, MultipleChoice("none.csv"), 24, tmp_path / "work")
+        asking = Asking(examples, MultipleChoice("none.csv"), lambda: engine, None, tmp_path / "work", 24)
+        known = answered(examples, {"answer": SOURCES["answer"].gather(asking)})
+        warn_unreadable(known.answers)
+        return engine, score_rows("answer_entropy", find_measure("answer_entropy")(known), known)
 
     return score
 
@@ -163,8 +168,8 @@ def test_scores_come_back_in_the_order_of_the_examples_however_they_were_batched
     assert [score.value for score in scores] == [n / 100 for n in range(10)]
     assert [score.prompt_tokens for score in scores] == [_length(n) for n in range(10)]
     assert [score.correct for score in scores] == [n % 3 == 0 for n in range(10)]
-    assert [score.gold_probability for score in scores] == [(n % 3 + n) / 100 for n in range(10)]
-    assert [score.option_mass for score in scores] == pytest.approx([(3 * n + 3) / 100 for n in range(10)])
+    assert [score.gold_probability for score in scores] == pytest.approx([(n % 3 + n + 1) / 100 for n in range(10)])
+    assert [score.option_mass for score in scores] == pytest.approx([(3 * n + 6) / 100 for n in range(10)])
 
 
 def test_more_than_a_tenth_of_unreadable_answers_is_warned_of_and_counted_as_wrong(scored, capsys):

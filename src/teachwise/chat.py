@@ -82,6 +82,29 @@ class Chat:
             self._letter_ids[key] = self._checked_letter_ids(letters)
         return self._letter_ids[key]
 
+    def option_ids(self, letters: Sequence[str]) -> list[list[int]]:
+        """The tokens that name each option, K lists: its letter as in `letter_ids` first, then its other spellings.
+
+        Spellings are either case, with and without a leading space; those count that are one token of their own.
+
+        Raises:
+            StudentError: as `letter_ids`.
+        """
+        return [
+            [own, *self._spellings(letter, own)] for letter, own in zip(letters, self.letter_ids(letters), strict=True)
+        ]
+
+    def _spellings(self, letter: str, own: int) -> list[int]:
+        texts = [lead + form for form in (letter.upper(), letter.lower()) for lead in ("", " ")]
+        ids = [self.tokenizer.encode(text, add_special_tokens=False) for text in texts]
+        single = {tokens[0] for tokens in ids if len(tokens) == 1}
+        return sorted(single - {own, self.tokenizer.unk_token_id})
+
+    def gold_id(self, answer: str) -> int:
+        """The first token of an answer, where the answer stands; of a letter its only one."""
+        first: int = self.tokenizer.encode(self._lead + answer, add_special_tokens=False)[0]
+        return first
+
     def _checked_letter_ids(self, letters: Sequence[str]) -> list[int]:
         ids = [self.tokenizer.encode(self._lead + letter, add_special_tokens=False) for letter in letters]
         for letter, tokens in zip(letters, ids, strict=True):

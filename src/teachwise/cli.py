@@ -183,6 +183,17 @@ def score(
 
 
 @app.command()
+def measures(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
+    """List every measure: its family, its unit, what it asks for, and where it was published.
+
+    Example: `teachwise measures --json`
+    """
+    from teachwise.measures import as_lines, listed
+
+    print(json.dumps(listed(), indent=2, ensure_ascii=False)) if as_json else print("\n".join(as_lines()))
+
+
+@app.command()
 def validate(
     source: Annotated[str, typer.Argument(metavar="TABLE|RECIPE", help="a table with scores, or a recipe")],
     overrides: Overrides = None,

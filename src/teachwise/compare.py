@@ -16,7 +16,7 @@ from typing import Any, get_args
 import numpy as np
 
 from teachwise.recipe import Recipe
-from teachwise.records import Example, Mode, Prediction, Score, by_id
+from teachwise.records import Example, Mode, Prediction, Score, by_id, driving
 from teachwise.run_folder import Run, Unit, write_json
 from teachwise.sampling import bands_of
 from teachwise.stats import Interval, bootstrap_difference, bootstrap_mean, mcnemar_exact, wilson
@@ -144,7 +144,7 @@ def _gap_in_words(other: str, gap: Mapping[str, Any]) -> str:
 def compare_arms(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
     """Compare all arms; return each one's accuracy in its chosen mode."""
     examples = run.records(Unit("prepare"), "examples.parquet", Example)
-    scores = by_id(run.records(Unit("score"), "scores.parquet", Score))
+    scores = by_id(driving(run.records(Unit("score"), "scores.parquet", Score)))
     test = [example for example in examples if example.split == "test"]
     ids = {split: [e.id for e in examples if e.split == split] for split in ("dev", "test")}
     groups = {"subject": [e.subject for e in test]}

@@ -25,6 +25,12 @@ def read_frame(path: Path) -> "pd.DataFrame":
     return frame
 
 
+def scores_frame(path: Path) -> "pd.DataFrame":
+    """The rows of the measure that drives routing and the gate, which stands first in the file: one per question."""
+    frame = read_frame(path)
+    return frame[frame["measure"] == frame["measure"].iloc[0]] if len(frame) else frame
+
+
 def stack_frames(paths: Iterable[tuple[str, int, Path]]) -> "pd.DataFrame":
     """Files of several arms and training seeds as one frame.
 

@@ -20,10 +20,11 @@ from rich.markup import escape
 
 from teachwise.changes import changes
 from teachwise.console import say, watching
-from teachwise.engines import check_key
+from teachwise.engines import check_key, weights_digest
 from teachwise.errors import DataError, GateError, RecipeError
 from teachwise.ledger import LEDGER, Ledger
 from teachwise.live_view import View
+from teachwise.measures import code_digest
 from teachwise.policies import FOLLOW_SCORES
 from teachwise.recipe import Recipe, find_recipe, load_recipe
 from teachwise.run_folder import RESOLVED, Run, Unit, drop_parts, unit_key, write_text
@@ -73,8 +74,6 @@ _NOT_CHOSEN = (
     "the scores failed their check: what is bought from here on goes to questions chosen no better than by lot, and"
     " arms that follow the scores prove nothing; Ctrl-C stops, and all that is done is kept"
 )
-_ENDS = 2**20
-"""Bytes at either end of a weights file that its hash covers."""
 
 
 def units_of(step: Step, recipe: Recipe) -> Iterator[Unit]:
@@ -105,10 +104,24 @@ def key_of(step: Step, unit: Unit, recipe: Recipe, keys: Mapping[Unit, str], is_
         fields["source_digest"] = _digest(recipe.data.source)
         fields["prompt_version"] = load_task(recipe.data.task, **recipe.data.task_options()).prompt_version
     if step.name in ("score", "train"):
-        fields["student_digest"] = _weights_digest(recipe.student.model)
+        fields["student_digest"] = weights_digest(recipe.student.model)
+    if step.name == "score":
+        fields["measures"] = {name: code_digest(name) for name in recipe.score.measures}
+        fields["proxy_digest"] = weights_digest(recipe.score.proxy or "")
     if step.name == "route" and not is_trusted and recipe.arms[unit.arm].policy in FOLLOW_SCORES:
         fields["is_trusted"] = False
-    return unit_key(unit, fields, [key for other, key in keys.items() if _reads(step, unit, other)])
+    return unit_key(unit, fields, [_seen_key(step, other, recipe, keys) for other in keys if _reads(step, unit, other)])
+
+
+def _seen_key(step: Step, other: Unit, recipe: Recipe, keys: Mapping[Unit, str]) -> str:
+    """The key by which a step knows what it reads: only `validate` looks at measures beside the driving one.
+
+    So a measure more, or one less, redoes the scores, out of the evidence that is there, and no arm.
+    """
+    if other.step != "score" or step.name == "validate":
+        return keys[other]
+    alone = recipe.model_copy(update={"score": recipe.score.model_copy(update={"also": []})})
+    return key_of(step_named("score"), other, alone, keys)
 
 
 def _reads(step: Step, unit: Unit, other: Unit) -> bool:
@@ -131,22 +144,6 @@ def _digest(source: str | None) -> str | None:
         return None
     with open(source, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _weights_digest(model: str) -> str | None:
-    """Hash of a local model folder's files, the ends of the large ones only; None for a hub name."""
-    if not Path(model).is_dir():
-        return None
-    digest = hashlib.sha256()
-    for path in sorted(Path(model).iterdir()):
-        if path.suffix in (".safetensors", ".json", ".jinja"):
-            size = path.stat().st_size
-            digest.update(f"{path.name} {size} ".encode())
-            with open(path, "rb") as file:
-                digest.update(file.read(_ENDS))
-                file.seek(max(0, size - _ENDS))
-                digest.update(file.read(_ENDS))
-    return digest.hexdigest()
 
 
 def run_recipe(recipe: Recipe, root: str | Path, until: str = "report") -> Run:

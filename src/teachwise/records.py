@@ -73,13 +73,49 @@ class Unusable:
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
-    """How unsure the student is about one example, before any training.
+class AnswerEvidence:
+    """What one forward pass says about one answer: all that measures of the answer are computed from.
+
+    Logarithms of probabilities are over the full vocabulary, in nats; -10,000 stands for anything less likely.
 
     Attributes:
         id: The example.
-        measure: What `value` measures.
-        value: Higher = less sure. For `answer_entropy`: nats, 0 to ln V.
+        predicted: The letter that the likeliest token stands for, or None where it is no option letter.
+        token: Text of the likeliest token.
+        entropy_nats: Answer entropy over the full vocabulary, 0 to ln V.
+        logsumexp: Logarithm of the sum of exp(logit), in nats.
+        top_logprob: Of the likeliest token.
+        second_logprob: Of the second likeliest.
+        letter_logprobs: K, of each option's letter as the prompt asks for it; empty for open questions.
+        option_logprobs: K, of each option in all its spellings together: either case, with and without a leading space.
+        outside_mass: Probability of all tokens that name no option in any spelling, 0-1.
+        gold_nats: Cross-entropy of the gold answer's first token: minus its logarithm.
+        prompt_tokens: Tokens the student read.
+    """
+
+    id: str
+    predicted: str | None
+    token: str
+    entropy_nats: float
+    logsumexp: float
+    top_logprob: float
+    second_logprob: float
+    letter_logprobs: tuple[float, ...]
+    option_logprobs: tuple[float, ...]
+    outside_mass: float
+    gold_nats: float
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How unsure the student is about one example by one measure, before any training.
+
+    Attributes:
+        id: The example.
+        measure: What `value` measures. The rows of the measure that drives routing and the gate stand first.
+        value: Higher = less sure; None where the measure has no value for the example. For `answer_entropy`: nats,
+            0 to ln V.
         predicted: The letter the student would answer, or None where its likeliest token is no option letter.
         correct: `predicted` is the gold letter (an unreadable answer is not correct).
         gold_probability: Probability of the gold letter's token, 0-1; None without a model or options.
@@ -89,12 +125,19 @@ class Score:
 
     id: str
     measure: str
-    value: float
+    value: float | None
     predicted: str | None
     correct: bool
     gold_probability: float | None
     option_mass: float | None
     prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Driven(Score):
+    """A score by the measure that drives routing and the gate: every example has a value."""
+
+    value: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +226,7 @@ def _arrow_field(name: str, hint: Any) -> pa.Field:
         hint = next(arg for arg in get_args(hint) if arg is not type(None))
     if get_origin(hint) is Literal:
         hint = str
-    arrow = pa.list_(pa.string()) if get_origin(hint) is tuple else _ARROW[hint]
+    arrow = pa.list_(_ARROW[get_args(hint)[0]]) if get_origin(hint) is tuple else _ARROW[hint]
     return pa.field(name, arrow, nullable=nullable)
 
 
@@ -231,6 +274,22 @@ def read_records(path: Path, kind: type[Record]) -> list[Record]:
             return from_table(kind, pq.read_table(file))
     except (pa.ArrowException, TypeError) as error:  # TypeError: other columns than the record has
         raise damaged(path, error) from error
+
+
+def driving(scores: Sequence[Score]) -> list[Driven]:
+    """The rows of the measure that drives routing and the gate: it stands first in the table.
+
+    An example for which it has no value is taken for as unsure as the least sure one, so that every row can be routed.
+
+    Raises:
+        DataError: there is no row, or it has no value for any example.
+    """
+    rows = [row for row in scores if row.measure == scores[0].measure]
+    values = [row.value for row in rows if row.value is not None]
+    if not values:
+        name = scores[0].measure if scores else "the measure"
+        raise DataError(f"score: {name} has no value for any example", "name another `score.measure`")
+    return [Driven(**(asdict(row) | ({"value": max(values)} if row.value is None else {}))) for row in rows]
 
 
 def by_id(rows: Sequence[Record]) -> dict[str, Record]:

@@ -26,7 +26,7 @@ from teachwise.duration import took
 from teachwise.ledger import LEDGER, Ledger
 from teachwise.lessons import Skipped
 from teachwise.recipe import Recipe
-from teachwise.records import Assignment, Example, Prediction, Rationale, Score, Unusable, by_id
+from teachwise.records import Assignment, Driven, Example, Prediction, Rationale, Score, Unusable, by_id, driving
 from teachwise.run_folder import Run, Unit, write_json, write_text
 from teachwise.sampling import bands_of
 from teachwise.stats import roc_band
@@ -105,7 +105,7 @@ def histogram(values: Sequence[float], correct: Sequence[bool], bins: int = 24) 
 def report_data(recipe: Recipe, run: Run) -> dict[str, Any]:
     """Every figure the page shows."""
     examples = run.records(Unit("prepare"), "examples.parquet", Example)
-    scores = by_id(run.records(Unit("score"), "scores.parquet", Score))
+    scores = by_id(driving(run.records(Unit("score"), "scores.parquet", Score)))
     train = [scores[e.id] for e in examples if e.split == "train"]
     values, right = [score.value for score in train], [score.correct for score in train]
     reasons = Counter(
@@ -127,9 +127,9 @@ def report_data(recipe: Recipe, run: Run) -> dict[str, Any]:
     }
 
 
-def band_summary(train: Sequence[Score], bands: Mapping[str, str]) -> dict[str, Any]:
+def band_summary(train: Sequence[Driven], bands: Mapping[str, str]) -> dict[str, Any]:
     """For each band of the training questions: how many, between which scores, and the share the student got right."""
-    inside: dict[str, list[Score]] = {name: [] for name in charts.BANDS} if bands else {}
+    inside: dict[str, list[Driven]] = {name: [] for name in charts.BANDS} if bands else {}
     for score in train if bands else ():
         inside[bands[score.id]].append(score)
     return {
@@ -143,7 +143,7 @@ def band_summary(train: Sequence[Score], bands: Mapping[str, str]) -> dict[str, 
     }
 
 
-def _bands(recipe: Recipe, examples: Sequence[Example], scores: Mapping[str, Score]) -> dict[str, str]:
+def _bands(recipe: Recipe, examples: Sequence[Example], scores: Mapping[str, Driven]) -> dict[str, str]:
     train = [example.id for example in examples if example.split == "train"]
     return bands_of({example.id: scores[example.id].value for example in examples}, train, recipe.edges)
 
@@ -166,7 +166,7 @@ def _reason(row: Skipped) -> str:
 def example_rows(recipe: Recipe, run: Run, comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Every question with all that became of it, each arm in its own mode."""
     examples = run.records(Unit("prepare"), "examples.parquet", Example)
-    scores = by_id(run.records(Unit("score"), "scores.parquet", Score))
+    scores = by_id(driving(run.records(Unit("score"), "scores.parquet", Score)))
     units = [Unit("teach", arm, seed) for arm in recipe.arms for seed in recipe.seeds_of(arm)]
     bought = [row for unit in units for row in run.records(unit, "rationales.parquet", Rationale)]
     arms = [_arm_record(recipe, run, one["arm"], one["mode"]) for one in comparison["arms"].values()]

@@ -16,7 +16,7 @@ import numpy as np
 from teachwise.errors import DataError
 from teachwise.policies import FOLLOW_SCORES, POLICIES, Options, randomised
 from teachwise.recipe import Recipe
-from teachwise.records import Assignment, Example, Score, by_id
+from teachwise.records import Assignment, Example, Score, by_id, driving
 from teachwise.run_folder import Run, Unit, content_hash, write_records
 from teachwise.sampling import band_sizes, cut_bands
 from teachwise.tasks.table import check_writable, numbers, read_table, usable, write_table
@@ -53,7 +53,7 @@ def assign(recipe: Recipe, arm: str, ids: Sequence[str], values: np.ndarray, see
 def route_arm(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
     """Assign every train example for one arm and seed; return how many get what."""
     examples = run.records(Unit("prepare"), "examples.parquet", Example)
-    scores = by_id(run.records(Unit("score"), "scores.parquet", Score))
+    scores = by_id(driving(run.records(Unit("score"), "scores.parquet", Score)))
     train = [example.id for example in examples if example.split == "train"]
     values = np.array([scores[one].value for one in train])
     assignments = assign(recipe, unit.arm, train, values, unit.seed)

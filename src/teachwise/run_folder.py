@@ -31,7 +31,7 @@ from rich.markup import escape
 
 from teachwise.console import progress, say
 from teachwise.errors import DataError, damaged
-from teachwise.frames import arms_frame, read_frame, stack_frames
+from teachwise.frames import arms_frame, read_frame, scores_frame, stack_frames
 from teachwise.records import Record, read_records, to_table
 
 if TYPE_CHECKING:
@@ -132,6 +132,11 @@ class Run:
     @property
     def scores(self) -> "pd.DataFrame":
         """One row per question: how unsure the untouched student is; `id` leads to `examples`."""
+        return scores_frame(self._existing(Unit("score"), "scores.parquet"))
+
+    @property
+    def measures(self) -> "pd.DataFrame":
+        """The scores by every measure, one row per question and measure; those of the driving one first."""
         return read_frame(self._existing(Unit("score"), "scores.parquet"))
 
     @property

@@ -1,21 +1,29 @@
 """Score: how unsure is the student on every example, before a single rationale is bought?
 
-in   prepare/examples.parquet   Example
-out  score/scores.parquet       Score: one row per example of every split
+in   prepare/examples.parquet          Example
+out  evidence/SOURCE-KEY.parquet       what a model or a teacher said, one record per example; kept when measures change
+out  score/scores.parquet              Score: one row per example and measure, those of the driving measure first
 """
 
+import json
+import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from teachwise.console import say
-from teachwise.engines import length_batches
+from teachwise.engines import weights_digest
 from teachwise.errors import DataError
+from teachwise.measures import SOURCES, Asking, Known, Source, find_measure
 from teachwise.recipe import Recipe
-from teachwise.records import Example, Score, Unusable, by_id
-from teachwise.run_folder import Run, Unit, content_hash, in_parts, write_records
-from teachwise.tasks import Row, Task, load_task
+from teachwise.records import AnswerEvidence, Example, Score, Unusable, by_id, driving, read_records
+from teachwise.run_folder import Run, Unit, content_hash, write_records
+from teachwise.tasks import Row, load_task
 from teachwise.tasks.table import check_writable, column_names, numbers, read_table, truths, write_table
 
 NEW_COLUMNS = {
@@ -30,6 +38,8 @@ MOST_UNREADABLE = 0.1
 """Share of unreadable answers above which `score` warns."""
 HOPELESS = 0.9
 """Share of unreadable answers above which the scores are good for nothing, and `score` says so loudly."""
+EVIDENCE = "evidence"
+"""Folder in the run; what lies there is named by all that it depends on, and outlives a change of measures."""
 
 
 def measured_scores(
@@ -57,49 +67,46 @@ def measured_scores(
     ]
 
 
-def student_scores(
-    examples: Sequence[Example], engine: Any, task: Task, batch_tokens: int, folder: Path
-) -> list[Score]:
-    """Answer entropy of every example, batch by batch.
+def score_rows(measure: str, values: np.ndarray, known: Known) -> list[Score]:
+    """The rows of one measure, in the order of the examples.
 
     Args:
-        examples: N examples.
-        engine: An `HfEngine`.
-        task: The task that writes the prompts.
-        batch_tokens: Tokens per forward pass, padding included.
-        folder: Where finished batches are kept until the job is done.
-
-    Returns:
-        N scores, in the order of `examples`.
+        measure: Its name.
+        values: (N,), NaN where it has none.
+        known: N examples, with the answers at once where a student gave them.
     """
-    prompts = engine.chat.prompt_ids([task.messages(example, "direct") for example in examples])
-    for letters in {example.letters for example in examples}:
-        engine.chat.letter_ids(letters)
-
-    def score(batch: Sequence[int]) -> list[Score]:
-        found = engine.answer_scores([prompts[i] for i in batch], [examples[i].letters for i in batch])
-        return [
-            _score(examples[i], one, len(prompts[i]), task.read_answer(examples[i], one.token))
-            for i, one in zip(batch, found, strict=True)
-        ]
-
-    batches = length_batches([len(prompt) for prompt in prompts], batch_tokens)
-    rows = in_parts(folder, Score, batches, score, "scoring")
-    _warn_unreadable(rows)
-    order = {example.id: place for place, example in enumerate(examples)}
-    return sorted(rows, key=lambda row: order[row.id])
+    answered: Sequence[AnswerEvidence | None] = known.evidence.get("answer") or [None] * len(known.examples)
+    return [
+        _row(measure, example, None if math.isnan(value) else value, bool(right), one)
+        for example, value, right, one in zip(known.examples, values.tolist(), known.correct, answered, strict=True)
+    ]
 
 
-def _warn_unreadable(scores: Sequence[Score]) -> None:
+def _row(measure: str, example: Example, value: float | None, correct: bool, found: AnswerEvidence | None) -> Score:
+    if found is None:
+        return Score(example.id, measure, value, None, correct, None, None, 0)
+    letters = [math.exp(one) for one in found.letter_logprobs]
+    gold = letters[example.letters.index(example.answer)] if letters else None
+    mass = math.fsum(letters) if letters else None
+    return Score(example.id, measure, value, found.predicted, correct, gold, mass, found.prompt_tokens)
+
+
+def answered(examples: Sequence[Example], evidence: Mapping[str, Sequence[Any]]) -> Known:
+    """What measures may look at, where the student itself answered."""
+    pairs = zip(examples, evidence["answer"], strict=True)
+    return Known(examples, np.array([one.predicted == example.answer for example, one in pairs], dtype=bool), evidence)
+
+
+def warn_unreadable(answers: Sequence[AnswerEvidence]) -> None:
     """Say so when the student often begins its answer with something else than a letter."""
-    unreadable = [score for score in scores if score.predicted is None]
-    if len(unreadable) > MOST_UNREADABLE * len(scores):
-        mass = sum(score.option_mass or 0.0 for score in scores) / len(scores)
+    unreadable = [one for one in answers if one.predicted is None]
+    if len(unreadable) > MOST_UNREADABLE * len(answers):
+        mass = sum(math.exp(p) for one in answers for p in one.letter_logprobs) / len(answers)
         say(
-            f"[yellow]warning[/yellow] score: {len(unreadable):,} of {len(scores):,} answers begin with no option"
+            f"[yellow]warning[/yellow] score: {len(unreadable):,} of {len(answers):,} answers begin with no option"
             f" letter (mean mass on the letters {mass:.2f}); they count as wrong, and their entropy may say little"
         )
-    if len(unreadable) > HOPELESS * len(scores):
+    if len(unreadable) > HOPELESS * len(answers):
         say(
             "[bold red]WARNING[/bold red] score: this student hardly ever answers with a letter, so its scores choose"
             " no better than chance and its accuracy means nothing; before anything is bought: take an instruct or chat"
@@ -107,35 +114,90 @@ def _warn_unreadable(scores: Sequence[Score]) -> None:
         )
 
 
-def _score(example: Example, found: Any, prompt_tokens: int, predicted: str | None) -> Score:
-    options = found.option_probabilities
-    return Score(
-        id=example.id,
-        measure="answer_entropy",
-        value=found.entropy_nats,
-        predicted=predicted,
-        correct=predicted == example.answer,
-        gold_probability=options[example.letters.index(example.answer)] if options else None,
-        option_mass=sum(options) if options else None,
-        prompt_tokens=prompt_tokens,
-    )
-
-
 def score_examples(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
-    """Score every example of every split; return counts and the base accuracy on train rows."""
+    """Score every example of every split by every measure; return counts and the base accuracy on train rows."""
     examples = run.records(Unit("prepare"), "examples.parquet", Example)
-    folder = run.folder(unit)
+    folder, measures = run.folder(unit), [find_measure(name) for name in recipe.score.measures]
+    rows: list[Score] = []
     if recipe.score.measure == "column":
-        scores = table_scores(recipe, examples)
+        rows = table_scores(recipe, examples)
+        known = Known(examples, np.array([row.correct for row in rows], dtype=bool))
     else:
-        scores = _from_student(recipe, examples, folder)
-    write_records(folder / "scores.parquet", Score, scores)
-    train = [score for example, score in zip(examples, scores, strict=True) if example.split == "train"]
+        sources = {name: SOURCES[name] for one in measures for name in ("answer", *one.needs)}
+        known = answered(examples, gathered(recipe, run, examples, sources))
+        warn_unreadable(known.answers)
+    for one in measures:
+        rows += score_rows(one.name, one(known), known)
+    driving(rows)  # refuses a measure that has no value for any example
+    write_records(folder / "scores.parquet", Score, rows)
+    return _counts(known, rows)
+
+
+def _counts(known: Known, rows: Sequence[Score]) -> dict[str, Any]:
+    train = [right for example, right in zip(known.examples, known.correct, strict=True) if example.split == "train"]
+    found: dict[str, Any] = {"scored": len(known.examples), "train_accuracy": round(float(np.mean(train)), 4)}
+    found["unreadable"] = _unreadable(known.evidence.get("answer", ()))
+    others = [
+        name for name, rows in known.evidence.items() if name != "answer" and SOURCES[name].record is AnswerEvidence
+    ]
+    found |= {f"unreadable_{name}": _unreadable(known.evidence[name]) for name in others if name != "bare"}
+    if missing := sum(row.value is None for row in rows):
+        found["no_value"] = missing
+    return found
+
+
+def _unreadable(answers: Sequence[AnswerEvidence]) -> int:
+    return sum(one.predicted is None for one in answers)
+
+
+def gathered(
+    recipe: Recipe, run: Run, examples: Sequence[Example], sources: Mapping[str, Source]
+) -> dict[str, list[Any]]:
+    """The evidence of each source, out of the run's `evidence` folder where it lies there already.
+
+    A file there is named by all that its content depends on, so it is asked for once however the measures change.
+    """
+    task = load_task(recipe.data.task, **recipe.data.task_options())
+    prepared = (run.manifest(Unit("prepare")) or {}).get("key")
+    settings, engines = source_settings(recipe), _engines(recipe)
+    found: dict[str, list[Any]] = {}
+    for name, source in sources.items():
+        names = [one.name for one in fields(source.record)]
+        depends = [prepared, task.prompt_version, name, names, [settings[one] for one in source.reads]]
+        path = run.root / EVIDENCE / f"{name}-{content_hash(json.dumps(depends, sort_keys=True))}"
+        asking = Asking(examples, task, *engines, path, recipe.score.batch_tokens, recipe.score.model_dump())
+        found[name] = _kept(source, asking, path.with_suffix(".parquet"))
+    return found
+
+
+def _kept(source: Source, asking: Asking, path: Path) -> list[Any]:
+    if not path.exists():
+        write_records(path, source.record, source.gather(asking))
+        shutil.rmtree(asking.folder, ignore_errors=True)
+    return read_records(path, source.record)
+
+
+def source_settings(recipe: Recipe) -> dict[str, Any]:
+    """What evidence may depend on beside the examples, by the names that `Source.reads` has for it."""
+    student, proxy = recipe.student, recipe.score.proxy
     return {
-        "scored": len(scores),
-        "train_accuracy": round(sum(score.correct for score in train) / len(train), 4),
-        "unreadable": sum(score.predicted is None for score in scores) if recipe.score.measure != "column" else 0,
+        **recipe.score.model_dump(mode="json"),
+        "student": [recipe.result_fields("student"), weights_digest(student.model)],
+        "proxy": [proxy, weights_digest(proxy)] if proxy else None,
     }
+
+
+def _engines(recipe: Recipe) -> tuple[Callable[[], Any], Callable[[], Any] | None]:
+    """How to load the student and the proxy, each once and only when it is asked."""
+
+    @cache
+    def load(model: str) -> Any:
+        from teachwise.engines.hf import HfEngine
+
+        return HfEngine(**{**recipe.student.model_dump(), "model": model})
+
+    proxy = recipe.score.proxy
+    return lambda: load(recipe.student.model), (lambda: load(proxy)) if proxy else None
 
 
 def table_scores(recipe: Recipe, examples: Sequence[Example]) -> list[Score]:
@@ -149,14 +211,6 @@ def table_scores(recipe: Recipe, examples: Sequence[Example]) -> list[Score]:
         raise DataError("score: `measure: column` wants a table", "set data.source to the file that holds the column")
     rows = read_table(source, recipe.data.hub_split)
     return measured_scores(examples, rows, spec.column, spec.correct, source)
-
-
-def _from_student(recipe: Recipe, examples: Sequence[Example], folder: Path) -> list[Score]:
-    from teachwise.engines.hf import HfEngine
-
-    engine = HfEngine(**recipe.student.model_dump())
-    task = load_task(recipe.data.task, **recipe.data.task_options())
-    return student_scores(examples, engine, task, recipe.score.batch_tokens, folder)
 
 
 def score_table(source: str, student: str, out: Path) -> dict[str, int]:
@@ -186,7 +240,11 @@ def score_table(source: str, student: str, out: Path) -> dict[str, int]:
             "mend the rows, or score a recipe whose data.columns and data.answer_is say how to read them",
         )
     work = out.with_name(f".{out.name}-{content_hash(student + ''.join(example.id for example in examples))}")
-    scores = by_id(student_scores(examples, HfEngine(student), task, 16_384, work))
+    asking = Asking(examples, task, lambda: HfEngine(student), None, work, 16_384)
+    known = answered(examples, {"answer": SOURCES["answer"].gather(asking)})
+    warn_unreadable(known.answers)
+    measure = find_measure("answer_entropy")
+    scores = by_id(score_rows(measure.name, measure(known), known))
     by_row = {example.row: scores[example.id] for example in examples}
     reasons = {row.row: row.reason for row in found if isinstance(row, Unusable)}
     rows = [

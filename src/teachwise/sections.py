@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from pydantic_core import PydanticCustomError
 
 from teachwise.engines import address_fault
+from teachwise.errors import RecipeError
+from teachwise.measures import BESIDE, find_measure
 from teachwise.records import Give
 from teachwise.sampling import EDGES
 
@@ -139,7 +141,15 @@ class Budget(Section):
 class Score(Section):
     """How unsure the student is, before training."""
 
-    measure: Literal["answer_entropy", "column"] = Field("answer_entropy", description="`column`: measured elsewhere")
+    measure: Name = Field(
+        "answer_entropy",
+        description="drives routing and the gate; `teachwise measures` lists all; `my_file:my_measure` is your own;"
+        " `column`: measured elsewhere",
+    )
+    also: list[Name] | None = Field(
+        None, description="measures to validate beside it; null: a few that cost no further pass, and controls"
+    )
+    proxy: str | None = Field(None, description="for `gain`: hub name or folder of a weaker model, as `student.model`")
     column: str | None = Field(None, description="for `measure: column`: the column with the score, higher = less sure")
     correct: str | None = Field(None, description="for `measure: column`: the column that says if it was right")
     batch_tokens: int = speed(16_384, "tokens per forward pass, padding included", gt=0)
@@ -152,6 +162,35 @@ class Score(Section):
             name = "column" if self.column else "correct"
             raise fault_at((name,), f"is for `measure: column` and does nothing for `{self.measure}`")
         return self
+
+    @model_validator(mode="after")
+    def _measures_exist(self) -> "Score":
+        if self.measure != "column":
+            _known_measure(("measure",), self.measure, self)
+        for number, name in enumerate(self.also or []):
+            if name == self.measure or name in (self.also or [])[:number]:
+                raise fault_at(("also", number), f"{name!r} stands there twice")
+            _known_measure(("also", number), name, self)
+        return self
+
+    @property
+    def measures(self) -> list[str]:
+        """Every measure that is computed, the driving one first; a column of the table is none."""
+        is_column = self.measure == "column"
+        beside = [name for name in BESIDE if not (is_column and find_measure(name).needs)]
+        also = beside if self.also is None else self.also
+        return [*([] if is_column else [self.measure]), *(name for name in also if name != self.measure)]
+
+
+def _known_measure(place: tuple[str | int, ...], name: str, score: Score) -> None:
+    try:
+        found = find_measure(name)
+    except RecipeError as error:
+        raise fault_at(place, f"{error.found}; {error.hint}") from error
+    if score.measure == "column" and found.needs:
+        raise fault_at(place, f"{name!r} asks the student, and `measure: column` loads none")
+    if "proxy" in found.needs and not score.proxy:
+        raise fault_at(place, f"{name!r} needs `proxy`, a weaker model")
 
 
 class Validate(Section):

@@ -12,7 +12,7 @@ import numpy as np
 
 from teachwise.errors import DataError
 from teachwise.recipe import Recipe
-from teachwise.records import Example, Score, by_id
+from teachwise.records import Driven, Example, Score, by_id, driving
 from teachwise.run_folder import Run, Unit, write_json
 from teachwise.stats import roc_auc, roc_curve_points
 from teachwise.tasks.table import column, numbers, truths
@@ -102,7 +102,7 @@ def as_lines(found: Mapping[str, Any]) -> list[str]:
 def validate_scores(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
     """Judge the scores of the run; write the validation and return its figures."""
     examples = run.records(Unit("prepare"), "examples.parquet", Example)
-    scores = by_id(run.records(Unit("score"), "scores.parquet", Score))
+    scores = by_id(driving(run.records(Unit("score"), "scores.parquet", Score)))
     train = [example for example in examples if example.split == "train"]
     test = [example for example in examples if example.split == "test"]
     values, wrong = _columns(train, scores)
@@ -127,6 +127,6 @@ def validate_scores(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
     return {"verdict": decision, **shown, "n": summary["n"]}
 
 
-def _columns(examples: Sequence[Example], scores: Mapping[str, Score]) -> tuple[list[float], list[bool]]:
+def _columns(examples: Sequence[Example], scores: Mapping[str, Driven]) -> tuple[list[float], list[bool]]:
     found = [scores[example.id] for example in examples]
     return [score.value for score in found], [not score.correct for score in found]

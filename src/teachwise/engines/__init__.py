@@ -4,6 +4,7 @@
 teacher. `openai` reaches any OpenAI-compatible server as the teacher.
 """
 
+import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -90,6 +91,26 @@ def find_model(model: str) -> str:
         hint = "give a folder with config.json and *.safetensors, or a hub name owner/name; `toy` is in the box"
         raise StudentError(f"model {model!r}: {found}, wanted the folder of a model", hint)
     return model
+
+
+_ENDS = 2**20
+"""Bytes at either end of a weights file that its hash covers."""
+
+
+def weights_digest(model: str) -> str | None:
+    """Hash of a local model folder's files, the ends of the large ones only; None for a hub name."""
+    if not Path(model).is_dir():
+        return None
+    digest = hashlib.sha256()
+    for path in sorted(Path(model).iterdir()):
+        if path.suffix in (".safetensors", ".json", ".jinja"):
+            size = path.stat().st_size
+            digest.update(f"{path.name} {size} ".encode())
+            with open(path, "rb") as file:
+                digest.update(file.read(_ENDS))
+                file.seek(max(0, size - _ENDS))
+                digest.update(file.read(_ENDS))
+    return digest.hexdigest()
 
 
 def length_batches(lengths: Sequence[int], budget_tokens: int) -> list[list[int]]:

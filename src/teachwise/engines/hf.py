@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from teachwise.chat import Chat
 from teachwise.console import say
 from teachwise.engines import find_model, length_batches
+from teachwise.engines.facts import AnswerFacts, answer_entropy, answer_facts
 from teachwise.errors import StudentError
 from teachwise.ledger import Reply, Request
 from teachwise.run_log import to_log
@@ -121,6 +122,19 @@ class HfEngine:
         ]
 
     @torch.inference_mode()
+    def answer_facts(
+        self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[Sequence[int]]], golds: Sequence[int]
+    ) -> list[AnswerFacts]:
+        """All that measures of the answer need of one batch, from the same single pass as `answer_scores`.
+
+        Args:
+            prompts: B lists of token ids.
+            options: For each, its K options' token ids from `Chat.option_ids`; none for open questions.
+            golds: B token ids, the first of each gold answer.
+        """
+        return answer_facts(self._last_logits(prompts), options, golds)
+
+    @torch.inference_mode()
     def generate(
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float = 0.0
     ) -> list[Generation]:
@@ -189,22 +203,6 @@ class HfTeacher:
                 for i, one in zip(indices, written, strict=True):
                     reason = "length" if one.is_truncated else "stop"
                     yield batch[i], Reply(one.text, reason, len(prompts[i]), one.tokens)
-
-
-def answer_entropy(logits: torch.Tensor) -> torch.Tensor:
-    """Entropy in nats of (B, V) float32 logits, (B,), exact also when one token takes nearly all the mass.
-
-    The plain form -sum p ln p cancels below 1e-6 in float32. Here the likeliest token is taken out of the sums, so
-    that what is left is small and positive: with s = sum over the others of exp(l - max),
-    H = log1p(s) - sum over the others of p (l - max). The numpy twin is `teachwise.entropy.answer_entropy`.
-    """
-    likeliest = logits.argmax(-1, keepdim=True)
-    below = logits - logits.gather(-1, likeliest)
-    below = below.scatter(-1, likeliest, float("-inf"))
-    weights = below.exp()
-    rest = weights.sum(-1)
-    spread = (weights * below.masked_fill(weights == 0, 0.0)).sum(-1)
-    return torch.log1p(rest) - spread / (1 + rest)
 
 
 def pick_device(device: str) -> str:
