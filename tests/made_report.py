@@ -21,6 +21,14 @@ def auc(value=0.8, n=300):
     return {"auc": value, "auc_low": ends[0], "auc_high": ends[1], "n": n, "accuracy": 0.7}
 
 
+def measure(figures, verdict="PASS", behind=False):
+    """One row of the table of measures."""
+    around = {"value": 0.7, "low": 0.6, "high": 0.8, "n": figures["n"]}
+    cells = {"kind": "answer", "unit": "nats", "asks": "1 forward pass", "gini": 0.5, "within": around, "no_value": 0}
+    cells |= {"calibration": {"ece": 0.02, "brier": 0.2, "n": 300}, "confidently_wrong": around}
+    return {**figures, **cells, "verdict": verdict, "follows": "what follows", "behind": around if behind else None}
+
+
 def arm_data(name, place, others, seeds, subjects):
     accuracy = interval(0.71 + 0.0123 * place)
     modes = {
@@ -94,6 +102,7 @@ def make(names=("base", "banded", "random"), control="random", seeds=1, subjects
             "test": auc(0.78, 200),
             "curve": [[0.0, 0.0], [0.2, 0.7], [1.0, 1.0]],
             "measure": "answer_entropy",
+            "measures": {"answer_entropy": measure(auc()), "random": measure(auc(0.52), "NO SEPARATION", behind=True)},
             "min_auc": 0.6,
             "verdict": "PASS",
         },

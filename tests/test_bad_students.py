@@ -118,7 +118,12 @@ STUDENT_CASES = {
         "",
         "",
     ),
-    "weights that are no numbers": (not_numbers, "Score ", "value is nan, wanted a finite number", "dtype"),
+    "weights that are no numbers": (
+        not_numbers,
+        "AnswerEvidence ",
+        "entropy_nats is nan, wanted a finite number",
+        "dtype",
+    ),
 }
 
 

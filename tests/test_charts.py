@@ -160,3 +160,14 @@ def test_the_names_of_stages_stand_above_the_curve_and_beside_one_another(first)
     assert all(float(one.get("y")) <= highest - 8 for one in names)
     places = [float(one.get("x")) for one in names]
     assert places[1] - places[0] >= 7 * drawing.LETTER
+
+
+def test_every_measure_has_its_bar_and_its_figures_said_aloud():
+    found = {"auc": 0.71, "auc_low": 0.69, "auc_high": 0.73, "n": 1200}
+    none = {"auc": None, "auc_low": None, "auc_high": None, "n": 0}
+    picture = str(charts.measure_chart({"answer_entropy": found, "<b>": {**found, "auc": 0.4}, "lost": none}, 0.6))
+    assert "answer_entropy: AUC 0.710 (0.690 to 0.730)" in picture
+    assert "&lt;b&gt;" in picture
+    assert picture.count('class="band"') == 2
+    assert "lost · 0 questions" in picture
+    assert "No AUC" in str(charts.measure_chart({"lost": none}, 0.6))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from teachwise.entropy import answer_entropy
+from teachwise.entropy import answer_entropy, top_k_entropy
 
 LOGITS = arrays(np.float64, st.tuples(st.integers(1, 4), st.integers(1, 12)), elements=st.floats(-350, 350))
 
@@ -114,3 +114,42 @@ def test_logits_that_are_none_are_refused_and_named(bad):
 def test_other_shapes_are_refused(shape):
     with pytest.raises(ValueError, match="wanted \\(B, V\\)"):
         answer_entropy(np.zeros(shape))
+
+
+# what the likeliest tokens alone can say
+
+
+@given(arrays(np.float64, st.integers(3, 40), elements=st.floats(-30, 30)), st.integers(1, 20))
+def test_the_bounds_of_the_likeliest_tokens_hold_the_entropy(logits, k):
+    k = min(k, len(logits))
+    logprobs = np.sort(logits - np.logaddexp.reduce(logits))[::-1]
+    exact = answer_entropy(logits[None])[0]
+    found = top_k_entropy(logprobs[:k].tolist(), len(logits))
+    assert found.low - 1e-9 <= exact <= found.high + 1e-9
+    assert found.value <= found.low
+    assert found.unseen_mass == pytest.approx(np.exp(logprobs[k:]).sum(), abs=1e-12)
+    assert found.k == k
+
+
+def test_the_bounds_are_reached():
+    even = top_k_entropy([math.log(0.5), math.log(0.1)], 6)  # 0.4 left for four tokens, 0.1 each at most
+    assert even.low == pytest.approx(even.high)
+    assert even.high == pytest.approx(-0.5 * math.log(0.5) - 5 * 0.1 * math.log(0.1))
+    wide = top_k_entropy([math.log(0.5), math.log(0.2)], 102)  # the rest is 0.2 and 0.1, or a hundred times 0.003
+    assert wide.low == pytest.approx(-0.5 * math.log(0.5) - 2 * 0.2 * math.log(0.2) - 0.1 * math.log(0.1))
+    assert wide.high == pytest.approx(-0.5 * math.log(0.5) - 0.2 * math.log(0.2) - 0.3 * math.log(0.003))
+    assert wide.is_truncated
+
+
+def test_the_whole_vocabulary_leaves_nothing_unseen_and_rounding_is_no_mass():
+    found = top_k_entropy([math.log(0.75), math.log(0.25)], 2)
+    assert (found.low, found.is_truncated, found.unseen_mass) == (found.high, False, 0.0)
+    assert top_k_entropy([1e-7, -30.0], 50_000).high < 1e-6
+    lost = top_k_entropy([math.log(0.9), -math.inf], 100)
+    assert lost.low == lost.high == pytest.approx(-0.9 * math.log(0.9) - 0.1 * math.log(0.1 / 98))
+
+
+@pytest.mark.parametrize("bad", [[], [math.nan], [0.5, -1.0], [-1.0, -2.0, -3.0]])
+def test_what_are_no_logprobs_are_refused(bad):
+    with pytest.raises(ValueError, match="wanted 1 to 2"):
+        top_k_entropy(bad, 2)

@@ -6,14 +6,15 @@ import sys
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from teachwise import cli
 from teachwise.errors import DataError, GateError
 from teachwise.pipeline import gate
-from teachwise.records import Score
+from teachwise.records import Confident, Score
 from teachwise.run_folder import Unit
 from teachwise.tasks.table import read_table, write_table
-from teachwise.validate import MIN_GROUP, auc_by_group, auc_summary, validate_scores, validate_table, verdict
+from teachwise.validate import FOLLOWS, MIN_GROUP, auc_by_group, auc_summary, validate_scores, validate_table, verdict
 
 FIGURES = {"auc", "auc_low", "auc_high", "n", "accuracy"}
 
@@ -41,20 +42,24 @@ def test_answers_of_one_kind_have_no_auc(wrong, accuracy):
 
 
 @pytest.mark.parametrize(
-    ("auc", "low", "min_auc", "wanted"),
+    ("auc", "low", "high", "min_auc", "wanted"),
     [
-        (0.71, 0.69, 0.60, "PASS"),
-        (0.71, 0.60, 0.60, "PASS"),
-        (0.62, 0.58, 0.60, "WEAK"),
-        (0.60, 0.55, 0.60, "WEAK"),
-        (0.59, 0.40, 0.60, "FAIL"),
-        (0.20, 0.10, 0.60, "FAIL"),
-        (None, None, 0.60, "FAIL"),
-        (0.50, 0.45, 0.0, "PASS"),
+        (0.71, 0.69, 0.73, 0.60, "PASS"),
+        (0.71, 0.60, 0.80, 0.60, "PASS"),
+        (0.62, 0.58, 0.66, 0.60, "WEAK"),
+        (0.62, 0.48, 0.76, 0.60, "WEAK"),
+        (0.60, 0.55, 0.65, 0.60, "WEAK"),
+        (0.59, 0.40, 0.78, 0.60, "NO SEPARATION"),
+        (0.45, 0.40, 0.50, 0.60, "NO SEPARATION"),
+        (0.58, 0.56, 0.60, 0.60, "FAIL"),
+        (0.20, 0.10, 0.30, 0.60, "FAIL"),
+        (None, None, None, 0.60, "FAIL"),
+        (0.50, 0.45, 0.55, 0.0, "PASS"),
     ],
 )
-def test_the_verdict(auc, low, min_auc, wanted):
-    assert verdict({"auc": auc, "auc_low": low}, min_auc) == wanted
+def test_the_verdict(auc, low, high, min_auc, wanted):
+    assert verdict({"auc": auc, "auc_low": low, "auc_high": high}, min_auc) == wanted
+    assert wanted in FOLLOWS
 
 
 def test_small_groups_are_counted_but_get_no_auc():
@@ -73,7 +78,7 @@ def test_small_groups_are_counted_but_get_no_auc():
 def test_a_tables_own_columns_with_groups():
     rows = rows_of(60, "law") + rows_of(30, "art")
     found = validate_table(rows, "entropy", "correct", "subject")
-    assert set(found) == FIGURES | {"by"}
+    assert set(found) == FIGURES | {"by", "gini", "deciles", "calibration", "confidently_wrong"}
     assert set(found["by"]) == {"law", "art"}
     assert set(found["by"]["law"]) == FIGURES
     assert found["auc"] > 0.6
@@ -149,6 +154,18 @@ def test_the_real_table_gives_the_known_figures(validate, shared_data):
     assert found["n"] == 12_030
     assert len(found["by"]) == 14
     assert sum(group["n"] for group in found["by"].values()) == 12_030
+    rows = read_table(str(table))
+    for name, group in found["by"].items():
+        own = [row for row in rows if row[category] == name]
+        wrong = [not row[correct] for row in own]
+        assert group["auc"] == pytest.approx(roc_auc_score(wrong, [row[entropy] for row in own]), abs=1e-12)
+    assert found["gini"] == pytest.approx(2 * found["auc"] - 1)
+    assert [ten["n"] for ten in found["deciles"]] == [1203] * 10
+    assert found["deciles"][0]["accuracy"] == pytest.approx(0.7531, abs=5e-5)
+    assert found["deciles"][9]["accuracy"] < 0.2
+    assert found["confidently_wrong"]["n"] == 3008
+    assert 0.25 < found["confidently_wrong"]["value"] < 0.45
+    assert found["calibration"]["ece"] < 0.02
 
 
 def test_the_table_on_the_screen_has_a_row_per_group_also_for_a_group_called_all(validate, tmp_path):
@@ -239,7 +256,7 @@ def test_a_failed_gate_may_be_passed_knowingly(validated, put, capsys, on_fail, 
 def test_a_score_that_says_nothing_passes_no_gate(validated):
     right = [bool(one) for one in np.random.default_rng(0).integers(0, 2, 200)]
     _, found, _ = validated({"train": right, "test": SURE})
-    assert found["verdict"] == "FAIL"
+    assert found["verdict"] == "NO SEPARATION"
     assert 0.4 < found["auc"] < 0.6
 
 
@@ -247,3 +264,51 @@ def test_the_table_of_the_docs_is_read_from_any_kind_of_file(tmp_path):
     write_table(tmp_path / "t.tsv", rows_of(30))
     found = validate_table(read_table(str(tmp_path / "t.tsv")), "entropy", "correct")
     assert found == validate_table(rows_of(30), "entropy", "correct")
+
+
+# every measure
+
+
+def test_every_measure_is_judged_on_its_own_rows_and_set_against_the_driving_one(put, example_with, recipe_with):
+    lot, n = np.random.default_rng(1), 200
+    examples = [example_with(f"e{i}", "train", i, "law" if i % 2 else "art", 1, "q" * (1 + i % 40)) for i in range(n)]
+    examples += [example_with(f"t{i}", "test", n + i) for i in range(20)]
+    right = lot.integers(0, 2, len(examples)).astype(bool)
+    good = ~right + lot.normal(0, 0.5, len(examples))
+    by_name = {"answer_entropy": good, "margin": lot.normal(size=len(examples)), "mine": np.where(right, 0.0, 1.0)}
+    rows = [
+        Score(e.id, name, None if name == "mine" and i % 4 == 0 else float(value), "A", bool(ok), 0.5, 1.0, 9)
+        for name, values in by_name.items()
+        for i, (e, value, ok) in enumerate(zip(examples, values, right, strict=True))
+    ]
+    put(Unit("prepare"), examples=examples)
+    put(Unit("score"), scores=rows)
+    unit = Unit("validate")
+    put.run.begin(unit, "k")
+    counts = validate_scores(recipe_with(), put.run, unit)
+    found = put.run.json(unit, "validation.json")
+    measures = found["measures"]
+    assert list(measures) == ["answer_entropy", "margin", "mine"]
+    assert counts["measures"] == 3
+    assert (found["measure"], found["auc"], found["n"]) == ("answer_entropy", measures["answer_entropy"]["auc"], 200)
+    assert found["auc"] == pytest.approx(roc_auc_score(~right[:200], good[:200]))
+    assert {name: one["verdict"] for name, one in measures.items()} == {
+        "answer_entropy": "PASS",
+        "margin": "NO SEPARATION",
+        "mine": "PASS",
+    }
+    assert measures["margin"]["follows"] == FOLLOWS["NO SEPARATION"]
+    assert {name: one["no_value"] for name, one in measures.items()} == {"answer_entropy": 0, "margin": 0, "mine": 50}
+    assert measures["mine"]["n"] == measures["mine"]["behind"]["n"] == 150
+    assert measures["mine"]["behind"]["high"] < 0, "the driving one is worse"
+    assert measures["margin"]["behind"]["low"] > 0, "the driving one is better"
+    assert measures["answer_entropy"]["behind"] is None
+    assert measures["margin"]["asks"] == "1 forward pass"
+    assert measures["mine"]["kind"] == "column"
+    assert measures["answer_entropy"]["within"]["value"] == pytest.approx(found["auc"], abs=0.1)
+    listed = put.run.records(unit, "confidently_wrong.parquet", Confident)
+    own = [one for one in listed if one.measure == "answer_entropy"]
+    surest = np.argsort(good[:200])[:50]
+    assert [one.id for one in own] == [f"e{i}" for i in surest if not right[i]]
+    assert measures["answer_entropy"]["confidently_wrong"]["value"] == pytest.approx(len(own) / 50)
+    assert (own[0].predicted, own[0].answer) == ("A", "A")

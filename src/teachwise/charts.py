@@ -76,6 +76,35 @@ def roc_chart(
     return svg(title, f"AUC {auc:.3f}. {span}", 382, parts)
 
 
+def measure_chart(measures: Mapping[str, Any], min_auc: float) -> Markup:
+    """The AUC of every measure with its 95% interval, one below the other, as a bar from where guessing is.
+
+    Args:
+        measures: By name, the driving one first, with `auc`, `auc_low`, `auc_high` (None where it cannot be measured)
+            and `n`.
+        min_auc: The gate's limit, a solid line.
+    """
+    title = "Which measure predicts errors?"
+    ends = [{"low": one["auc_low"], "high": one["auc_high"]} for one in measures.values() if one["auc"] is not None]
+    if not ends:
+        return nothing(title, "No AUC: all answers were right, or all were wrong.")
+    at = share_ticks([*ends, {"low": min(0.5, min_auc), "high": max(0.5, min_auc)}])
+    x, bottom, told = Scale(at[0], at[-1], 20, 400), 8.0 + 34 * len(measures), []
+    parts = [*grid_x(x, at, 4, bottom, lambda value: f"{value:g}"), line(x(0.5), 4, x(0.5), bottom, "chance")]
+    parts.append(line(x(min_auc), 4, x(min_auc), bottom, "axis"))
+    for place, (name, one) in enumerate(measures.items()):
+        y, index = 26.0 + 34 * place, min(place, 1)  # the driving one has a colour of its own
+        parts.append(text(4, y - 8, cut(f"{name} · {one['n']:,} questions", 400), "halo"))
+        if one["auc"] is not None:
+            told.append(f"{name}: AUC {one['auc']:.3f} ({one['auc_low']:.3f} to {one['auc_high']:.3f})")
+            left, right = sorted((x(0.5), x(one["auc"])))
+            parts.append(rect(left, y - 3, right - left, 10, "band", told[-1]))
+            row = {"low": one["auc_low"], "high": one["auc_high"]}
+            parts += [_interval_x(x, y + 2, row, index), mark(index, x(one["auc"]), y + 2, told[-1], 3.6)]
+    parts.append(text(404, bottom + 34, "AUC; dashed: guessing, solid: the limit", "soft", "end"))
+    return svg(title, "; ".join(told), bottom + 40, parts)
+
+
 def score_histogram(histogram: Mapping[str, Any], borders: Sequence[float] = ()) -> Markup:
     """Right answers upwards and wrong ones downwards, by score.
 

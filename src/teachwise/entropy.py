@@ -4,6 +4,10 @@ This float64 form is the reference. The engine computes the same number in torch
 tested against it.
 """
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
 
@@ -48,6 +52,77 @@ def answer_entropy(logits: np.ndarray) -> np.ndarray:
     rest = weights.sum(axis=1)
     entropy: np.ndarray = np.log1p(rest) - (weights * below).sum(axis=1) / (1.0 + rest)
     return entropy
+
+
+@dataclass(frozen=True)
+class TruncatedEntropy:
+    """What the k likeliest tokens say of an entropy. Never to be ranked among exact ones.
+
+    Attributes:
+        value: The part of the seen tokens, -sum p ln p over them alone, in nats.
+        low: The least that the whole entropy can be, nats.
+        high: The most, nats.
+        unseen_mass: Probability of all other tokens together, 0-1.
+        k: Tokens seen.
+    """
+
+    value: float
+    low: float
+    high: float
+    unseen_mass: float
+    k: int
+
+    @property
+    def is_truncated(self) -> bool:
+        """Whether anything is unseen."""
+        return self.low < self.high
+
+
+def top_k_entropy(logprobs: Sequence[float], n_vocabulary: int) -> TruncatedEntropy:
+    """Bounds of the answer entropy where an API returns the k likeliest tokens alone.
+
+    With u = 1 - sum p of the seen ones and q the smallest of them, no unseen token is likelier than q. So it is
+
+        at least   value - m q ln q - r ln r,       m = floor(u / q), r = u - m q    (as few unseen tokens as can be)
+        at most    value - u ln(u / (V - k))                                         (all as likely as one another)
+
+    Args:
+        logprobs: k natural logarithms of probabilities, in any order.
+        n_vocabulary: V, tokens of the model's vocabulary, >= k.
+
+    Raises:
+        ValueError: no number, one that is NaN or above 0, or more than the vocabulary has.
+
+    Source:
+        arXiv 2506.21220 takes `value` of the top 20, unnormalised; the bounds are ours.
+
+    Example:
+        >>> two = top_k_entropy([math.log(0.5), math.log(0.25)], 4)  # 0.25 is left for two more tokens
+        >>> round(two.low / math.log(2), 9), round(two.high / math.log(2), 9), two.unseen_mass
+        (1.5, 1.75, 0.25)
+    """
+    logs, k = np.asarray(logprobs, dtype=np.float64), len(logprobs)
+    if not 1 <= k <= n_vocabulary or np.isnan(logs).any() or logs.max() > _ROUNDING:
+        raise ValueError(f"{k} logprobs up to {logs.max(initial=-np.inf)}, wanted 1 to {n_vocabulary} of at most 0")
+    seen = np.exp(np.minimum(logs, 0.0))
+    value = float(-(seen[seen > 0] * np.minimum(logs[seen > 0], 0.0)).sum())
+    unseen = max(0.0, 1.0 - math.fsum(seen)) if k < n_vocabulary else 0.0
+    if not unseen:
+        return TruncatedEntropy(value, value, value, 0.0, k)
+    most = -unseen * math.log(unseen / (n_vocabulary - k))
+    return TruncatedEntropy(value, value + min(_as_few(unseen, float(seen.min())), most), value + most, unseen, k)
+
+
+def _as_few(mass: float, largest: float) -> float:
+    """The entropy that a mass adds, in nats, where it lies on as few tokens as can be, none likelier than `largest`."""
+    if largest <= 0:
+        return math.inf
+    whole, rest = divmod(mass, largest)
+    return -whole * largest * math.log(largest) - (rest * math.log(rest) if rest > 0 else 0.0)
+
+
+_ROUNDING = 1e-3
+"""How far above 0 an API's logarithm may lie by rounding."""
 
 
 def _check_logits(logits: np.ndarray) -> None:

@@ -27,6 +27,7 @@ from teachwise.live_view import View
 from teachwise.measures import code_digest
 from teachwise.policies import FOLLOW_SCORES
 from teachwise.recipe import Recipe, find_recipe, load_recipe
+from teachwise.records import FAILING
 from teachwise.run_folder import RESOLVED, Run, Unit, drop_parts, unit_key, write_text
 from teachwise.run_log import LOG, logged, secret_values
 from teachwise.tasks import load_task
@@ -205,7 +206,7 @@ def _do_steps(steps: tuple[Step, ...], recipe: Recipe, run: Run, view: View) -> 
             view.end(step.name, is_new=unit not in there)
         if step.name == "validate":
             is_trusted = gate(recipe, run)
-            is_failed = is_trusted and run.validation["verdict"] == "FAIL"
+            is_failed = is_trusted and run.validation["verdict"] in FAILING
         if step.name == "route":
             say(f"[bold]plan[/bold]  {_plan(recipe, run)}")
             if is_failed and _is_buying(recipe, run):
@@ -251,7 +252,7 @@ def _set_stale_aside(recipe: Recipe, run: Run, is_changed: bool) -> None:
             if (run.manifest(unit) or {}).get("key", keys[unit]) != keys[unit] and run.set_aside(unit):
                 aside.append(step.name)
         if step.name == "validate" and run.manifest(Unit("validate")):
-            failed = run.json(Unit("validate"), "validation.json")["verdict"] == "FAIL"
+            failed = run.json(Unit("validate"), "validation.json")["verdict"] in FAILING
             is_trusted = not failed or recipe.validation.on_fail == "warn"
     if aside:
         what = f"{len(aside)} unit{'s' if len(aside) > 1 else ''} of {', '.join(dict.fromkeys(aside))}"
@@ -304,10 +305,10 @@ def gate(recipe: Recipe, run: Run) -> bool:
         Whether arms may follow the scores; False when they are to be routed at random (`on_fail: random`).
 
     Raises:
-        GateError: the verdict is FAIL and the recipe says `on_fail: stop`.
+        GateError: the verdict is FAIL or NO SEPARATION and the recipe says `on_fail: stop`.
     """
     found = run.json(Unit("validate"), "validation.json")
-    if found["verdict"] != "FAIL":
+    if found["verdict"] not in FAILING:
         return True
     if found["auc"] is None:
         what = f"ROC AUC cannot be measured (accuracy {found['accuracy']:.2f}, n={found['n']:,})"

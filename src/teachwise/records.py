@@ -27,6 +27,10 @@ Give = Literal["drop", "answer", "rationale"]
 Verdict = Literal["kept", "wrong", "unreadable", "truncated", "failed"]
 
 
+FAILING = ("FAIL", "NO SEPARATION")
+"""Verdicts on a score with which the gate does not let a run pass."""
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """A question with its gold answer.
@@ -138,6 +142,27 @@ class Driven(Score):
     """A score by the measure that drives routing and the gate: every example has a value."""
 
     value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Confident:
+    """A train question that the student answered wrongly although it is among its surest quarter by a measure.
+
+    Attributes:
+        measure: The measure.
+        id: The example.
+        value: Its score; higher = less sure.
+        predicted: What the student answered, or None.
+        answer: The gold answer.
+        question: The question alone.
+    """
+
+    measure: str
+    id: str
+    value: float
+    predicted: str | None
+    answer: str
+    question: str
 
 
 @dataclass(frozen=True, slots=True)

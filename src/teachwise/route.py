@@ -16,7 +16,7 @@ import numpy as np
 from teachwise.errors import DataError
 from teachwise.policies import FOLLOW_SCORES, POLICIES, Options, randomised
 from teachwise.recipe import Recipe
-from teachwise.records import Assignment, Example, Score, by_id, driving
+from teachwise.records import FAILING, Assignment, Example, Score, by_id, driving
 from teachwise.run_folder import Run, Unit, content_hash, write_records
 from teachwise.sampling import band_sizes, cut_bands
 from teachwise.tasks.table import check_writable, numbers, read_table, usable, write_table
@@ -68,7 +68,7 @@ def route_arm(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
 
 def is_randomised(recipe: Recipe, run: Run, arm: str) -> bool:
     """Whether the gate failed and this arm, which would have followed the scores, is routed at random instead."""
-    failed = run.json(Unit("validate"), "validation.json")["verdict"] == "FAIL"
+    failed = run.json(Unit("validate"), "validation.json")["verdict"] in FAILING
     return failed and recipe.validation.on_fail == "random" and recipe.arms[arm].policy in FOLLOW_SCORES
 
 

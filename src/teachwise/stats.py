@@ -78,14 +78,24 @@ def roc_auc(scores: np.ndarray, wrong: np.ndarray) -> Interval:
         >>> auc.value, auc.n
         (0.75, 4)
     """
+    outscored, outscoring = placements(scores, wrong)
+    auc = float(outscored.mean())
+    low, high = _delong(auc, outscored, outscoring)
+    return Interval(auc, low, high, len(outscored) + len(outscoring))
+
+
+def placements(scores: np.ndarray, wrong: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The A_i and B_j of `roc_auc`, in the order of the scores: (W,) and (C,), each 0-1 with the AUC as its mean.
+
+    Raises:
+        ValueError: lengths that differ, a score that is not finite, or only one class.
+    """
     scores, wrong = _scores_and_classes(scores, wrong)
     ranks = rankdata(scores)
     n_wrong, n_right = np.count_nonzero(wrong), np.count_nonzero(~wrong)
     outscored = (ranks[wrong] - rankdata(scores[wrong])) / n_right
     outscoring = 1.0 - (ranks[~wrong] - rankdata(scores[~wrong])) / n_wrong
-    auc = float(outscored.mean())
-    low, high = _delong(auc, outscored, outscoring)
-    return Interval(auc, low, high, len(scores))
+    return outscored, outscoring
 
 
 def _delong(auc: float, outscored: np.ndarray, outscoring: np.ndarray) -> tuple[float, float]:

@@ -6,6 +6,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from teachwise.records import FAILING
+
 FEW_QUESTIONS = 100
 """With fewer test questions the first lines say that the run proves nothing."""
 FEW_KEPT = 0.2
@@ -210,7 +212,7 @@ def findings(comparison: Mapping[str, Any], arms: Mapping[str, Any], lead: str, 
         comparison: As `compare` wrote it.
         arms: The recipe's arms, as plain mappings.
         lead: The arm it is about.
-        gate: The gate's verdict: PASS, WEAK or FAIL.
+        gate: The gate's verdict: PASS, WEAK, FAIL or NO SEPARATION.
     """
     found, base, control = comparison["arms"], comparison["base"], comparison["control"]
     if nothing_readable(comparison):
@@ -303,7 +305,7 @@ def _open(comparison: Mapping[str, Any], lead: str, rivals: Sequence[str], gate:
     found = [f"whether {lead} is better or worse than {listed(even)}"] if even else []
     if comparison["control"] is None:
         found.append("whether choosing by the score beats choosing by lot, since no arm is a random control")
-    if gate == "FAIL":
+    if gate in FAILING:
         found.append("whether the score is worth following at all, since it did not predict the student’s errors")
     luck = "with one training seed it is not measured" if n_seeds == 1 else f"{n_seeds} training seeds understate it"
     return [*found, f"how much of this is the luck of training ({luck})"]

@@ -35,7 +35,8 @@ def subject_prior(known: Known) -> np.ndarray:
     """How often the student is wrong on other train questions of the subject, (wrong + 1) / (n + 2).
 
     Train examples are put into five parts by their id; each is told by the other four, all others by the five together.
-    A score that does no better than this tells subjects apart, not questions.
+    A score that does no better than this tells subjects apart, not questions. Within a subject it knows nothing, and
+    its AUC there is a little below 0.5: of two parts, the one with more errors is told by the one with fewer.
 
     Example:
         >>> from teachwise.measures.answer import known_example
