@@ -88,7 +88,7 @@ def _kind(annotation: Any) -> str:
         return f"{'map' if origin is dict else 'list'} of {inner}"
     if origin is not None:
         return _kind(get_args(annotation)[0])
-    names = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+    names = {str: "text", int: "whole number", float: "number", bool: "true or false", bytes: "bytes"}
     return names.get(annotation, "section")
 
 

@@ -112,6 +112,19 @@ class AnswerEvidence:
 
 
 @dataclass(frozen=True, slots=True)
+class EmbeddingEvidence:
+    """What the student makes of a question before it answers: its last layer's states, averaged over the prompt.
+
+    Attributes:
+        id: The example.
+        state: H numbers as float16, little-endian.
+    """
+
+    id: str
+    state: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Score:
     """How unsure the student is about one example by one measure, before any training.
 
@@ -231,7 +244,13 @@ class Prediction:
 
 Record = TypeVar("Record")
 
-_ARROW: dict[Any, pa.DataType] = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+_ARROW: dict[Any, pa.DataType] = {
+    str: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    bool: pa.bool_(),
+    bytes: pa.binary(),
+}
 
 
 def arrow_schema(kind: type) -> pa.Schema:

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import transformers
@@ -168,6 +169,16 @@ class HfEngine:
             **{name: value for name, value in wanted.items() if name in self._accepted},
         )
         return output.logits[:, -1].float()
+
+    @torch.inference_mode()
+    def pooled_states(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
+        """The last layer's hidden states of one batch, averaged over each prompt's own tokens: (B, H) float32."""
+        ids, mask = self._left_padded(prompts)
+        places = {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0)} if "position_ids" in self._accepted else {}
+        states = self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False, **places).last_hidden_state
+        sums = (states.float() * mask[..., None]).sum(1)
+        pooled: np.ndarray = (sums / mask.sum(1, keepdim=True)).cpu().numpy()
+        return pooled
 
     def _left_padded(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids and attention mask, both (B, T), the prompts flush right."""

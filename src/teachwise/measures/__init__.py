@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from teachwise.errors import RecipeError
-from teachwise.records import AnswerEvidence, Example
+from teachwise.records import AnswerEvidence, EmbeddingEvidence, Example
 from teachwise.tasks import Task
 
 
@@ -116,6 +116,7 @@ SOURCES = {
         Source("fallback", AnswerEvidence, "answer:fallback", passes=1),
         Source("alternative", AnswerEvidence, "answer:alternative", passes=1),
         Source("bare", AnswerEvidence, "gold:bare"),
+        Source("embedding", EmbeddingEvidence, "embedding:states", passes=1),
         Source("proxy", AnswerEvidence, "answer:proxy", ("proxy",), passes=1),
     )
 }
@@ -224,6 +225,7 @@ MEASURES = {
         Measure("gain", "answer", "nats", ("answer", "proxy"), "the paper's authors, later reports"),
         Measure("gold_cross_entropy", "gold", "nats", source="the paper's authors, later code"),
         Measure("instruction_difficulty", "gold", "nats", ("answer", "bare"), "IFD: Li et al., arXiv 2308.12032"),
+        Measure("embedding_error", "embedding", "0-1", ("embedding",), "a forerunner of the paper: arXiv 2503.01688"),
         Measure("question_length", "controls", "characters", ()),
         Measure("option_count", "controls", "options", ()),
         Measure("subject_prior", "controls", "0-1", ()),

@@ -43,7 +43,7 @@ def subject_prior(known: Known) -> np.ndarray:
         >>> subject_prior(known_example()).tolist()  # nobody else to learn from
         [0.5]
     """
-    folds = np.array([_fold(one.id) if one.split == "train" else FOLDS for one in known.examples])
+    folds = np.array([fold_of(one.id) if one.split == "train" else FOLDS for one in known.examples])
     subjects = np.array([one.subject for one in known.examples])
     wrong, values = ~np.asarray(known.correct, dtype=bool), np.zeros(len(subjects))
     for subject in np.unique(subjects):
@@ -66,5 +66,6 @@ def random(known: Known) -> list[float]:
     return [int(content_hash(f"random {example.id}"), 16) / 2**64 for example in known.examples]
 
 
-def _fold(example_id: str) -> int:
+def fold_of(example_id: str) -> int:
+    """The part of `FOLDS` that an example belongs to, by its id alone."""
     return int(content_hash(f"fold {example_id}"), 16) % FOLDS
