@@ -2,7 +2,9 @@
 
 import inspect
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -247,3 +249,17 @@ def test_the_proxy_is_asked_in_the_students_place(asking):
 def test_the_example_of_the_docstrings_adds_up_to_one():
     (one,) = known_example().answers
     assert sum(math.exp(p) for p in one.option_logprobs) + one.outside_mass == pytest.approx(1.0)
+
+
+def test_the_examples_own_measure_runs_from_a_recipe_and_is_judged(tmp_path, monkeypatch):
+    from teachwise.pipeline import run_recipe
+    from teachwise.recipe import load_recipe
+
+    monkeypatch.chdir(Path(__file__).parents[1])
+    (line,) = re.findall(r'"(score\.also=.*)"', Path("examples/own_measure.py").read_text())
+    sizes = ["data.limit={train: 120, dev: 20, test: 20}", "validate.on_fail=warn"]
+    run = run_recipe(load_recipe("toy", [line, *sizes]), tmp_path / "run", until="validate")
+    found = run.validation["measures"]["examples/own_measure:close_options"]
+    assert found["kind"] == "own"
+    assert found["unit"] == "nats"
+    assert found["auc_low"] > run.validation["measures"]["random"]["auc"]

@@ -294,6 +294,7 @@ def report(recipe: RecipeArg, overrides: Overrides = None, out: OutDir = None) -
 app.command()(cli_use.export)
 app.command(context_settings={"allow_extra_args": True})(cli_use.answer)
 app.command()(cli_use.pack)
+app.command()(cli_use.published)
 
 
 @toy.command()

@@ -1,5 +1,6 @@
-"""Commands for a run that is there: what was made of it is read, asked or written out."""
+"""Commands for what is there already, runs and published tables: it is read, asked or written out."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -67,3 +68,27 @@ def pack(
 
     made = pack_arm(run_dir, arm, seed, out, merge, force)
     print(f"seed {made['seed']}, to be asked {made['mode']}, {made['bytes'] / 2**20:,.1f} MiB -> {out}")
+
+
+def published(
+    tables: Annotated[list[str], typer.Argument(metavar="TABLE...", help="tables that the paper's authors published")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="write the joined table, for `validate` and `route`")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Read published score tables, join them by question, and say which measure predicts errors.
+
+    Example: `teachwise published mmlu_qwen_3b.tsv mmlu_masj_education_levels.tsv --out joined.parquet`
+    """
+    from teachwise.measures.published import join_published
+    from teachwise.tasks.table import check_writable, write_table
+    from teachwise.validate import auc_lines, validate_columns
+
+    if out:
+        check_writable(out)
+    rows = join_published(tables)
+    found = validate_columns(rows)
+    if out:
+        write_table(out, rows)
+    print(json.dumps(found, indent=2)) if as_json else print("\n".join(auc_lines(list(found.items()))))

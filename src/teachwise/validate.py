@@ -107,9 +107,41 @@ def validate_table(
     return {**auc_summary(values, wrong), **shape_summary(np.array(values), np.array(wrong)), "by": groups}
 
 
+def validate_columns(rows: Sequence[dict[str, Any]], correct: str = "correct") -> dict[str, dict[str, Any]]:
+    """Every column of numbers of a table as a score, each on the rows where it has a value.
+
+    Args:
+        rows: The table; a cell that is None has no value.
+        correct: Column of truth values.
+
+    Returns:
+        By column: `auc_summary`, `shape_summary`, `no_value`; and `behind`, the AUC of the first column less this
+        one's, None for the first.
+    """
+    names = [name for name in rows[0] if any(_is_number(row[name]) for row in rows)] if rows else []
+    columns = {name: {i: row[name] for i, row in enumerate(rows) if _is_number(row[name])} for name in names}
+    found: dict[str, dict[str, Any]] = {}
+    for name, cells in columns.items():
+        wrong = [not rows[i][correct] for i in cells]
+        shape = shape_summary(np.array(list(cells.values()), dtype=np.float64), np.array(wrong))
+        first = columns[names[0]]
+        pairs = [(first[i], value, not rows[i][correct]) for i, value in cells.items() if i in first]
+        found[name] = {**auc_summary(list(cells.values()), wrong), **shape, "no_value": len(rows) - len(cells)}
+        found[name]["behind"] = paired(pairs) if name != names[0] else None
+    return found
+
+
+def _is_number(cell: Any) -> bool:
+    return isinstance(cell, int | float) and not isinstance(cell, bool)
+
+
 def as_lines(found: Mapping[str, Any]) -> list[str]:
     """What `validate_table` found, as a table to read."""
-    rows = [("all", found), *found["by"].items()]
+    return auc_lines([("all", found), *found["by"].items()])
+
+
+def auc_lines(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """Names, each with its `auc_summary`, as a table to read."""
     width = max(len(name) for name, _ in rows)
     lines = [f"{'':{width}}  {'AUC':>6}  {'95% interval':^15}  {'n':>7}  accuracy"]
     for name, row in rows:
@@ -211,7 +243,11 @@ def beside(first: Mapping[str, Score], other: Mapping[str, Score]) -> dict[str, 
         AUC of the driving measure less that of the other, `value`, `low`, `high`, `n`; None where no AUC can be had.
     """
     both = [(one.value, other[key].value, not one.correct) for key, one in first.items() if key in other]
-    rows = [(a, b, is_wrong) for a, b, is_wrong in both if a is not None and b is not None]
+    return paired([(a, b, is_wrong) for a, b, is_wrong in both if a is not None and b is not None])
+
+
+def paired(rows: Sequence[tuple[float, float, bool]]) -> dict[str, Any] | None:
+    """AUC of one score less that of another, from rows of both scores and whether the answer was wrong."""
     wrong = np.array([row[2] for row in rows], dtype=bool)
     if not rows or wrong.all() or not wrong.any():
         return None
