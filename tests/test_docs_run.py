@@ -113,6 +113,7 @@ def described_files():
             .replace(r"stage\-N", r"stage-\d+")
             .replace("UNIT", "[a-z]+.*")
             .replace("KEY", "[0-9a-f]{16}")
+            .replace("SOURCE", "[a-z]+")
             .replace(r"\*", "[^/]*")
         )
 
