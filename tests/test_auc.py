@@ -98,3 +98,13 @@ def test_strata_without_both_kinds_count_for_nothing_and_none_is_told():
 
 def test_gini_is_twice_the_auc_less_one():
     assert gini(Interval(0.5, 0.25, 0.75, 9)) == Interval(0.0, -0.5, 0.5, 9)
+
+
+def test_strata_of_a_few_rows_do_not_claim_certainty():
+    """Each has one wrong answer that outscores one right one, or not: no variance of its own to speak of."""
+    scores = np.array([1.0, 2.0] * 8)
+    wrong = np.array([False, True] * 6 + [True, False] * 2)
+    found = auc_within(scores, wrong, [n // 2 for n in range(16)])
+    assert found.value == 0.75
+    assert found.high - found.value == pytest.approx(min(0.25, 1.96 * (0.75 * 0.25 / 8) ** 0.5))
+    assert found.value - found.low == pytest.approx(1.96 * (0.75 * 0.25 / 8) ** 0.5, rel=1e-3)

@@ -20,7 +20,10 @@ def engine(tmp_path_factory):
     torch.manual_seed(2)
     folder = tmp_path_factory.mktemp("states")
     saved(Qwen2ForCausalLM(Qwen2Config(**SHAPE, tie_word_embeddings=True)), folder)
-    return HfEngine(str(folder))
+    engine = HfEngine(str(folder))
+    with torch.no_grad():  # transformers starts the padding token at 0, which would hide that it counts for nothing
+        engine.model.get_input_embeddings().weight[engine.chat.pad_id] = 0.7
+    return engine
 
 
 def test_states_are_the_mean_over_the_prompts_own_tokens_in_any_batch(engine):

@@ -194,3 +194,30 @@ def test_a_tenth_of_unreadable_answers_is_no_cause_for_a_warning(scored, capsys)
     _, scores = scored(["A", "B", "the", "A", "B", "C", "A", "B", "C", "A"])
     assert sum(score.predicted is None for score in scores) == 1
     assert "begin with no option" not in capsys.readouterr().err
+
+
+# which rows drive
+
+
+def test_the_first_measures_rows_drive_and_a_row_without_a_value_is_taken_for_the_least_sure():
+    def row(id, measure, value):
+        return Score(id, measure, value, "A", True, 0.5, 0.9, 7)
+
+    rows = [
+        row("a", "one", 0.5),
+        row("b", "one", None),
+        row("c", "one", 2.0),
+        row("a", "two", 9.0),
+        row("b", "two", 8.0),
+    ]
+    found = driving(rows)
+    assert [(one.id, one.measure, one.value) for one in found] == [
+        ("a", "one", 0.5),
+        ("b", "one", 2.0),
+        ("c", "one", 2.0),
+    ]
+    assert found[0].prompt_tokens == 7
+    with pytest.raises(DataError, match="two has no value for any example"):
+        driving([row("a", "two", None)])
+    with pytest.raises(DataError, match="has no value"):
+        driving([])
