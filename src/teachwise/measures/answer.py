@@ -198,23 +198,22 @@ def answers(
     prompts = chat.prompt_ids(conversations)
     options = {letters: chat.option_ids(letters) for letters in sorted({example.letters for example in examples})}
     golds = [chat.gold_id(example.answer) for example in examples]
+    asked = [(tuple(prompts[i]), example.letters, golds[i]) for i, example in enumerate(examples)]
     twins: dict[Any, list[int]] = {}
-    for i, example in enumerate(examples):
-        twins.setdefault((tuple(prompts[i]), example.letters, golds[i]), []).append(i)
+    for i, key in enumerate(asked):
+        twins.setdefault(key, []).append(i)
     groups = list(twins.values())
 
     def work(batch: Sequence[int]) -> list[AnswerEvidence]:
-        firsts = [groups[g][0] for g in batch]
+        firsts = list({asked[i]: i for i in reversed(batch)}.values())
         found = engine.answer_facts(
             [prompts[i] for i in firsts], [options[examples[i].letters] for i in firsts], [golds[i] for i in firsts]
         )
-        return [
-            _record(asking, i, facts, chat.decode, len(prompts[i]))
-            for g, facts in zip(batch, found, strict=True)
-            for i in groups[g]
-        ]
+        facts = {asked[i]: one for i, one in zip(firsts, found, strict=True)}
+        return [_record(asking, i, facts[asked[i]], chat.decode, len(prompts[i])) for i in batch]
 
-    batches = length_batches([len(prompts[group[0]]) for group in groups], asking.batch_tokens)
+    lengths = [len(prompts[group[0]]) for group in groups]
+    batches = [[i for g in batch for i in groups[g]] for batch in length_batches(lengths, asking.batch_tokens)]
     place = {example.id: number for number, example in enumerate(examples)}
     return sorted(in_parts(asking.folder, AnswerEvidence, batches, work, what), key=lambda row: place[row.id])
 
