@@ -76,7 +76,7 @@ def test_the_good_recipe_is_good(tmp_path):
         # missing keys
         ({1: ""}, None, "'student' is required"),
         ({2: "teacher: {engine: hf}"}, 2, "'teacher.model' is required"),
-        ({5: "  {}"}, 4, "'budget.teacher_tokens' is required"),
+        ({5: "  {}"}, 4, "name a cap: `teacher_tokens`, `usd` or `requests`"),
         ({10: "    # policy"}, 9, "'arms.sft.policy' is required"),
         # what an arm needs, and what would do nothing
         ({11: "    # give"}, 9, "arms.sft: policy `all` needs `give: answer` or `give: rationale`"),
@@ -290,11 +290,23 @@ SPEED = [
     ("teacher", "key_env", "KEY"),
     ("teacher", "concurrency", 1),
     ("teacher", "timeout_seconds", 5),
+    ("teacher", "limit_field", "max_completion_tokens"),
+    ("teacher", "ledger", "shared.sqlite"),
+    ("teacher", "requests_per_minute", 9),
+    ("teacher", "tokens_per_minute", 9),
+    ("teacher", "delivery", "batch"),
     ("score", "batch_tokens", 7),
     ("train", "micro_batch_size", 2),
     ("train", "gradient_checkpointing", "true"),
     ("train", "save_every", 3),
     ("evaluate", "batch_tokens", 7),
+    ("teacher", "delivery", "batch"),
+    ("teacher", "limit_field", "max_completion_tokens"),
+    ("teacher", "ledger", "shared.sqlite"),
+    ("teacher", "requests_per_minute", 7),
+    ("teacher", "tokens_per_minute", 7),
+    ("budget", "ask_above_usd", 7.5),
+    ("budget", "ask_above_tokens", 7),
 ]
 
 
@@ -312,7 +324,7 @@ def test_a_field_that_is_only_speed_changes_no_result_section(tmp_path, section,
 def test_every_other_field_of_a_section_is_in_its_result(tmp_path):
     recipe = load_recipe(write(tmp_path, GOOD))
     fast = {(section, field) for section, field, _ in SPEED}
-    for section in ("student", "teacher", "data", "score", "validate", "train", "evaluate"):
+    for section in ("student", "teacher", "data", "score", "validate", "train", "evaluate", "budget"):
         every = set(recipe.plain()[section])
         assert set(recipe.result_fields(section)) == {field for field in every if (section, field) not in fast}
 

@@ -21,7 +21,7 @@ from teachwise.chat import Chat
 from teachwise.console import say
 from teachwise.engines import find_model, length_batches
 from teachwise.errors import StudentError
-from teachwise.ledger import Reply, Request
+from teachwise.request import Reply, Request
 from teachwise.run_log import to_log
 
 to_log("transformers", "huggingface_hub")
