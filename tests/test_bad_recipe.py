@@ -24,6 +24,7 @@ def train(field):
 
 
 URL = "teacher.base_url: wanted http:// or https://"
+LOCAL = "is for `engine: hf` and does nothing for `engine: openai`"
 KEYS = "wanted `key: value` lines"
 LINE_CASES = [
     # misspelt, missing and misplaced keys, in every section
@@ -130,6 +131,12 @@ LINE_CASES = [
     # student, teacher, score
     ("dtype", {1: "student: {model: toy, dtype: fp16}"}, 1, "'auto', 'float32', 'bfloat16' or 'float16', got 'fp16'"),
     ("device", {1: "student: {model: toy, device: gpu}"}, 1, "student.device: wanted auto, cpu, cuda"),
+    ("teacher's dtype", teacher("engine: hf, dtype: fp16"), 2, "'float32', 'bfloat16' or 'float16', got 'fp16'"),
+    ("teacher's device", teacher("engine: hf, device: gpu"), 2, "teacher.device: wanted auto, cpu, cuda"),
+    ("a server's revision", teacher("revision: main"), 2, f"teacher.revision: {LOCAL}"),
+    ("a server's dtype", teacher("dtype: bfloat16"), 2, f"teacher.dtype: {LOCAL}"),
+    ("a server's device", teacher("device: cuda"), 2, f"teacher.device: {LOCAL}"),
+    ("a server's code", teacher("trust_remote_code: true"), 2, f"teacher.trust_remote_code: {LOCAL}"),
     ("key in key_env", teacher("key_env: sk-SECRET"), 2, "never put the key itself in a recipe"),
     ("plain key in key_env", teacher("key_env: SECRETsecret0123"), 2, "never put the key itself in a recipe"),
     ("key in a field", teacher("api_key: sk-SECRET"), 2, "unknown key 'teacher.api_key'"),

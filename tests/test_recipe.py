@@ -286,6 +286,7 @@ def test_the_resolved_recipe_has_every_field_and_loads_back_the_same(tmp_path, t
 
 SPEED = [
     ("student", "device", "cpu"),
+    ("teacher", "device", "cpu"),
     ("teacher", "base_url", "http://elsewhere/v1"),
     ("teacher", "key_env", "KEY"),
     ("teacher", "concurrency", 1),
@@ -300,8 +301,8 @@ SPEED = [
 
 @pytest.mark.parametrize(("section", "field", "value"), SPEED)
 def test_a_field_that_is_only_speed_changes_no_result_section(tmp_path, section, field, value):
-    path = write(tmp_path, GOOD)
-    before, after = load_recipe(path), load_recipe(path, [f"{section}.{field}={value}"])
+    path, local = write(tmp_path, GOOD), "teacher={model: big, engine: hf}"
+    before, after = load_recipe(path, [local]), load_recipe(path, [local, f"{section}.{field}={value}"])
     assert before != after
     for name in yaml.safe_load(before.yaml()):
         if name != "arms":

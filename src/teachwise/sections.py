@@ -44,6 +44,11 @@ def fault_at(place: tuple[str | int, ...], found: str) -> ValidationError:
     return ValidationError.from_exception_data("recipe", [{"type": error, "loc": place, "input": None}])
 
 
+def _check_device(device: str) -> None:
+    if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu|npu|hpu)(:\d+)?", device):
+        raise fault_at(("device",), f"wanted auto, cpu, cuda, cuda:1 (the second GPU) or mps, got {device!r}")
+
+
 class Student(Section):
     """The model to fine-tune. A plain string is short for `{model: ...}`."""
 
@@ -55,8 +60,7 @@ class Student(Section):
 
     @model_validator(mode="after")
     def _device_exists(self) -> "Student":
-        if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu|npu|hpu)(:\d+)?", self.device):
-            raise fault_at(("device",), f"wanted auto, cpu, cuda, cuda:1 (the second GPU) or mps, got {self.device!r}")
+        _check_device(self.device)
         return self
 
 
@@ -65,6 +69,10 @@ class Teacher(Section):
 
     model: Name = Field(description="name at the endpoint, or hub name or folder for `engine: hf`")
     engine: Literal["openai", "hf"] = Field("openai", description="`openai`: any OpenAI-compatible server; `hf`: local")
+    revision: str | None = Field(None, description="hub revision to pin, for `engine: hf`")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="weights, for `engine: hf`")
+    device: str = speed("auto", "`auto`, `cpu`, `cuda`, `mps`, for `engine: hf`")
+    trust_remote_code: bool = Field(False, description="run code that comes with the model, for `engine: hf`")
     base_url: str | None = speed(None, "endpoint, for instance http://127.0.0.1:8000/v1")
     key_env: str | None = speed(None, "environment variable that holds the API key")
     max_tokens: Positive = Field(2048, description="most tokens of one rationale")
@@ -79,6 +87,14 @@ class Teacher(Section):
             raise fault_at(("key_env",), f"{found}; never put the key itself in a recipe")
         if self.base_url is not None and (fault := address_fault(self.base_url)):
             raise fault_at(("base_url",), fault)
+        return self
+
+    @model_validator(mode="after")
+    def _loads_nothing_from_afar(self) -> "Teacher":
+        _check_device(self.device)
+        for name in ("revision", "dtype", "device", "trust_remote_code"):
+            if self.engine != "hf" and getattr(self, name) != type(self).model_fields[name].default:
+                raise fault_at((name,), f"is for `engine: hf` and does nothing for `engine: {self.engine}`")
         return self
 
 
