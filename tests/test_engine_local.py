@@ -1,5 +1,8 @@
 """The local teacher: replies as `generate` writes them, each with its own settings, joining and leaving as they end."""
 
+import signal
+import subprocess
+import sys
 import threading
 from concurrent.futures import CancelledError
 
@@ -18,7 +21,7 @@ from teachwise.ledger import Request
 from teachwise.toy.benchmark import draw, user_message
 from test_engine_hf import CONFIGS, N_VOCABULARY, SHAPE, counting_model, saved, texts
 
-SECONDS = 60
+SECONDS = 20
 """No reply takes so long; a test that waits for one in vain fails instead of hanging."""
 PLAIN = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
 
@@ -175,7 +178,7 @@ def test_a_sampled_reply_depends_on_its_request_alone(teacher_of, tmp_path):
     folder = saved(counting_model({}), tmp_path, PLAIN)
     hot = [request("w3 w4", 12, 20.0, sample) for sample in range(6)]
     cold = [request(f"w{n}", 3 + n, 0.0) for n in range(12)]
-    (alone,) = replies_to(teacher_of(folder, concurrency=1), hot[:1])
+    (alone,) = replies_to(teacher_of(folder, concurrency=1), [request("w3 w4", 12, 20.0)])
     together = replies_to(teacher_of(folder, concurrency=5), [*cold[:6], *hot[::-1], *cold[6:]])
     again = together[6:12][::-1]
     assert again[0] == alone
@@ -191,6 +194,13 @@ def test_draws_follow_the_probabilities_at_their_temperature():
         shares = np.bincount([row.written[0] for row in rows], minlength=5) / 4000
         np.testing.assert_allclose(shares, torch.softmax(logits[0] / temperature, -1).numpy(), atol=0.03)
         assert shares[1] == 0
+
+
+def test_a_greedy_row_takes_the_likeliest_beside_sampled_ones():
+    rows = [Row((), 1, temperature, f"seed {n}") for n in range(50) for temperature in (0.0, 5.0)]
+    _write(torch.tensor([[0.0, 0.1, 0.2, 0.1]]).expand(100, -1), rows)
+    assert {row.written[0] for row in rows[::2]} == {2}
+    assert {row.written[0] for row in rows[1::2]} == {0, 1, 2, 3}
 
 
 # ------------------------------------------------------------------------------------------ what goes wrong
@@ -238,7 +248,10 @@ def test_a_failing_model_ends_every_request_in_a_reply_that_names_the_error(teac
 
 def test_closing_ends_the_thread_and_cancels_what_is_under_way_and_what_waits(teacher_of, tmp_path):
     teacher = teacher_of(endless(tmp_path), concurrency=2)
+    is_writing = threading.Event()
+    teacher.engine.model.register_forward_hook(lambda *_: is_writing.set())
     futures = [teacher.ask(request("w1", ENDLESS)) for _ in range(5)]
+    assert is_writing.wait(SECONDS)
     assert teacher._thread.daemon, "a thread that is not keeps the process alive after Ctrl-C"
     teacher.close()
     assert not teacher._thread.is_alive()
@@ -253,12 +266,36 @@ def test_an_idle_teacher_can_be_closed_twice(teacher_of, tmp_path):
     teacher = teacher_of(saved(counting_model({}), tmp_path, PLAIN))
     teacher.close()
     teacher.close()
-    assert "local-teacher" not in [thread.name for thread in threading.enumerate() if thread is teacher._thread]
+    assert not teacher._thread.is_alive()
+
+
+INTERRUPTED = """
+import threading
+from teachwise.engines.local import LocalTeacher
+from teachwise.ledger import Request
+
+teacher, is_writing = LocalTeacher({folder!r}), threading.Event()
+teacher.engine.model.register_forward_hook(lambda *_: is_writing.set())
+teacher.ask(Request("big", ({{"role": "user", "content": "w1"}},), 10**8, 0.0, "1"))
+is_writing.wait({seconds})
+raise KeyboardInterrupt
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_is_interrupted_ends_although_a_text_is_being_written(tmp_path):
+    code = INTERRUPTED.format(folder=endless(tmp_path), seconds=SECONDS)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=6 * SECONDS)
+    assert done.stderr.splitlines()[-1] == "KeyboardInterrupt", "nothing after it, such as the abort of a thread"
+    assert done.returncode in (130, -signal.SIGINT)
 
 
 def test_a_cancelled_request_makes_room(teacher_of, tmp_path):
     teacher = teacher_of(endless(tmp_path), concurrency=1)
+    is_writing = threading.Event()
+    teacher.engine.model.register_forward_hook(lambda *_: is_writing.set())
     long, waiting = teacher.ask(request("w1", ENDLESS)), teacher.ask(request("w7", 50))
+    assert is_writing.wait(SECONDS)
     assert long.cancel()
     assert waiting.result(SECONDS).text == "w8 w9"
 

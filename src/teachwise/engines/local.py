@@ -5,6 +5,7 @@ temperature, and has its reply when its own text ends. Why not the continuous ba
 on the CPU than batches that wait for their longest row (`bench/local_teacher.py`, docs/adr/0006).
 """
 
+import atexit
 import queue
 import threading
 from collections import deque
@@ -72,6 +73,7 @@ class LocalTeacher:
         self._is_closed = False
         self._thread = threading.Thread(target=self._work, name="local-teacher", daemon=True)
         self._thread.start()
+        atexit.register(self.close)  # a thread that still computes when the process ends takes it down with an abort
 
     def ask(self, request: Request) -> "Future[Reply]":
         """Start one attempt.
@@ -93,6 +95,7 @@ class LocalTeacher:
 
     def close(self) -> None:
         """Cancel what has no reply yet and end the thread, once the pass under way is over."""
+        atexit.unregister(self.close)
         self._is_closed = True
         self._waiting.put(None)
         for future in list(self._futures):
