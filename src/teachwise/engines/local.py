@@ -1,8 +1,9 @@
 """The teacher that runs here: a `transformers` model that answers many requests at a time.
 
 One thread writes. A request joins the texts that are being written as soon as there is a place, with its own limit and
-temperature, and has its reply when its own text ends. Why not the continuous batching of `transformers`: it is slower
-on the CPU than batches that wait for their longest row (`bench/local_teacher.py`, docs/adr/0006).
+temperature, and has its reply when its own text ends. Why not the continuous batching of `transformers`: on the CPU it
+is slower, for short replies slower than batches that wait for their longest row (docs/adr/0007,
+`bench/local_teacher.py`).
 """
 
 import atexit
