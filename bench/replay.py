@@ -171,7 +171,7 @@ def overhead(n_rounds: int, port: int, data: Path) -> dict[str, Any]:
         for way in order:
             address = f"http://127.0.0.1:{port}/{CALM}-{number}/{way}/v1"
             command = [sys.executable, __file__, "--way", way, "--address", address, "--data", str(data)]
-            found[way] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            found[way] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
             print(f"{number + 1}  {way:14} {shown(found[way])}", flush=True)
         rounds.append(found)
     return {

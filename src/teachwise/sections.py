@@ -45,6 +45,11 @@ def fault_at(place: tuple[str | int, ...], found: str) -> ValidationError:
     return ValidationError.from_exception_data("recipe", [{"type": error, "loc": place, "input": None}])
 
 
+def _check_device(device: str) -> None:
+    if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu|npu|hpu)(:\d+)?", device):
+        raise fault_at(("device",), f"wanted auto, cpu, cuda, cuda:1 (the second GPU) or mps, got {device!r}")
+
+
 class Student(Section):
     """The model to fine-tune. A plain string is short for `{model: ...}`."""
 
@@ -56,9 +61,15 @@ class Student(Section):
 
     @model_validator(mode="after")
     def _device_exists(self) -> "Student":
-        if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu|npu|hpu)(:\d+)?", self.device):
-            raise fault_at(("device",), f"wanted auto, cpu, cuda, cuda:1 (the second GPU) or mps, got {self.device!r}")
+        _check_device(self.device)
         return self
+
+
+ENGINE_FIELDS = {
+    "hf": ("revision", "dtype", "device", "trust_remote_code"),
+    "openai": ("options", "logprobs", "limit_field", "delivery"),
+}
+"""Fields of `teacher` that mean something to one engine only."""
 
 
 class Teacher(Section):
@@ -66,6 +77,10 @@ class Teacher(Section):
 
     model: Name = Field(description="name at the endpoint, or hub name or folder for `engine: hf`")
     engine: Literal["openai", "hf"] = Field("openai", description="`openai`: any OpenAI-compatible server; `hf`: local")
+    revision: str | None = Field(None, description="hub revision to pin, for `engine: hf`")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="weights, for `engine: hf`")
+    device: str = speed("auto", "`auto`, `cpu`, `cuda`, `mps`, for `engine: hf`")
+    trust_remote_code: bool = Field(False, description="run code that comes with the model, for `engine: hf`")
     base_url: str | None = speed(None, "endpoint, for instance http://127.0.0.1:8000/v1")
     key_env: str | None = speed(None, "environment variable that holds the API key")
     max_tokens: Positive = Field(2048, description="most tokens of one rationale")
@@ -110,9 +125,12 @@ class Teacher(Section):
         return self
 
     @model_validator(mode="after")
-    def _can_be_delivered(self) -> "Teacher":
-        if self.delivery != "live" and self.engine != "openai":
-            raise fault_at(("delivery",), f"`{self.delivery}` is for engine `openai`; `{self.engine}` answers live")
+    def _fits_engine(self) -> "Teacher":
+        _check_device(self.device)
+        other = {"openai": "hf", "hf": "openai"}[self.engine]
+        for name in ENGINE_FIELDS[other]:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise fault_at((name,), f"is for `engine: {other}` and does nothing for `engine: {self.engine}`")
         return self
 
     @property
@@ -124,8 +142,8 @@ class Teacher(Section):
     @property
     def engine_options(self) -> dict[str, Any]:
         """The flat fields that an engine is made with."""
-        wanted = {"model", "engine", "base_url", "key_env", "concurrency", "timeout_seconds", "limit_field"}
-        return self.model_dump(include=wanted)
+        both = {"model", "engine", "base_url", "key_env", "concurrency", "timeout_seconds"}
+        return self.model_dump(include=both | {"limit_field", *ENGINE_FIELDS["hf"]})
 
 
 class Split(Section):

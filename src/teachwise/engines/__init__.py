@@ -1,7 +1,7 @@
 """Engines: what makes text and probabilities.
 
-`hf` runs a `transformers` model here: it scores and answers as the student, and can write rationales as a local
-teacher. `openai` reaches any OpenAI-compatible server as the teacher.
+`hf` runs a `transformers` model here: it scores and answers as the student. `local` lets such a model write rationales
+as the teacher, many at a time. `openai` reaches any OpenAI-compatible server as the teacher.
 """
 
 import os
@@ -36,9 +36,9 @@ class TeacherEngine(Protocol):
 def load_teacher(engine: str, **options: Any) -> TeacherEngine:
     """The teacher behind a recipe's `teacher` section, whose flat fields are `options`."""
     if engine == "hf":
-        from teachwise.engines.hf import HfTeacher
+        from teachwise.engines.local import LocalTeacher
 
-        return HfTeacher(**options)  # type: ignore[return-value]
+        return LocalTeacher(**options)
     from teachwise.engines.openai import OpenAiTeacher
 
     return OpenAiTeacher(**options)
