@@ -43,7 +43,8 @@ def no_teacher():
     for group in ("by_band", "by_level"):
         data["comparison"]["arms"]["base"].pop(group)
     data["comparison"]["arms"]["base"] |= {"accuracy": interval(1.0), "arm": "base"}
-    data["prepare"] |= {"shared_questions": [], "notes": [], "set_apart": {}}
+    data["prepare"] |= {"notes": [], "set_apart": {}}
+    data["contamination"] |= {"found": [], "said": "", "n_texts": 0, "n_hits": 0, "first": []}
     data["recipe"] |= {"teacher": None, "budget": {"teacher_tokens": None}}
     return data
 
@@ -141,7 +142,7 @@ def test_the_note_comes_first_then_the_verdict_then_the_arms():
     body = html[html.index("<main>") : html.index("</body>")]
     order = [data["note"], "<h1>", "No: banded did worse than both", "Not settled:", 'id="arms"', 'id="groups"']
     order += ['id="score"', 'id="teacher"', 'id="examples"', 'id="training"', 'id="modes"', 'id="pairs"']
-    order += ['id="failed"', 'id="provenance"']
+    order += ['id="contamination"', 'id="failed"', 'id="provenance"']
     places = [body.index(one) for one in order]
     assert places == sorted(places)
     assert Reader(body).text.startswith(data["note"])
@@ -154,7 +155,7 @@ def test_too_many_subjects_are_folded_away():
 def test_values_are_escaped_wherever_they_stand():
     data = make(names=(NASTY, "random"), subjects=(NASTY, "week"), note=NASTY)
     data["prepare"] |= {"notes": [NASTY], "set_apart": {NASTY: 1}}
-    data["prepare"]["shared_questions"] = [{"question": NASTY, "splits": ["dev", "train"], "rows": [1, 2]}]
+    data["contamination"]["first"] = [{"text": NASTY, "held_text": NASTY, "held": "dev", "share": 0.5}]
     data["recipe"]["student"]["model"] = NASTY
     data["validation"]["measure"] = NASTY
     html = html_of(data)

@@ -73,6 +73,31 @@ class Unusable:
 
 
 @dataclass(frozen=True, slots=True)
+class Hit:
+    """A text for training that holds a held-out question.
+
+    Attributes:
+        place: Where the text stands: a `train` or `dev` question, or a `rationale` for a train question.
+        held: The split of the held-out question.
+        kind: `exact`: the same words and options. `near`: most of them. `recited`: the rationale contains them.
+        share: Share of n-grams in common, 0-1.
+        id: The example that the text belongs to.
+        held_id: The held-out example.
+        text: The question with its options, or the rationale.
+        held_text: The held-out question with its options.
+    """
+
+    place: Literal["train", "dev", "rationale"]
+    held: Split
+    kind: Literal["exact", "near", "recited"]
+    share: float
+    id: str
+    held_id: str
+    text: str
+    held_text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Score:
     """How unsure the student is about one example, before any training.
 
