@@ -98,6 +98,7 @@ def make(names=("base", "banded", "random"), control="random", seeds=1, subjects
         "contamination": {
             "on_contamination": "drop",
             "found": [{"place": "train", "held": "test", "texts": 2, "exact": 1, "near": 6}],
+            "too_alike": 17,
             "said": "2 train questions",
             "n_texts": 2,
             "n_hits": 7,

@@ -41,7 +41,7 @@ def make_run(root, n_train=60, n_dev=20, n_test=40, seeds=(0, 1), letters=60):
     counts |= {"unusable": 1, "repeats": 1, "contaminated": 0, "not_used": 0}
     tables = {"examples": (Example, examples), "unusable": (Unusable, unusable), "contamination": (Hit, [])}
     folder = _finish(run, Unit("prepare"), counts, **tables)
-    write_json(folder / "prepare.json", {"counts": counts, "contamination": summary([], "drop"), "notes": []})
+    write_json(folder / "prepare.json", {"counts": counts, "contamination": summary([], "drop", examples), "notes": []})
     _finish(run, Unit("score"), {}, scores=(Score, [_score(lot, one) for one in examples]))
     for name in arms:
         for seed in recipe.seeds_of(name):

@@ -67,7 +67,8 @@ def test_rationales_are_compared_with_dev_and_test_not_with_train(three):
 def test_texts_are_counted_once_however_often_they_hit():
     hits = [hit(), hit(held="dev"), hit(id="t1", kind="exact"), hit("dev", "d2"), hit("rationale", "t1", "recited")]
     assert in_words(hits) == "2 train questions and 1 dev question and 1 rationale"
-    assert summary(hits, "warn") == {
+    assert summary(hits, "warn", []) == {
+        "too_alike": 0,
         "on_contamination": "warn",
         "found": [
             {"place": "train", "held": "test", "texts": 2, "near": 1, "exact": 1},

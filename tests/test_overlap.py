@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from teachwise import overlap
-from teachwise.overlap import copies, grams, in_order, is_sign, recitals, words
+from teachwise.overlap import copies, grams, in_order, is_sign, recitals, too_alike, words
 
 TRAIN = (
     "A farmer keeps 48 hens in the long barn and sells their eggs at the market on Friday.",
@@ -185,6 +185,7 @@ def test_questions_of_a_template_are_not_copies_of_one_another(asked, n_train, n
     examples = [asked(question, names, gold, id=str(n)) for n, (question, (names, gold)) in enumerate(drawn)]
     assert len(examples) > (n_train + n_held) * 0.8
     assert copies(examples[n_held:], examples[:n_held]) == []
+    assert too_alike(examples[:n_held]) > 0.9 * n_held
     assert len(copies(examples[:n_held], examples[:n_held])) == n_held, "word for word they are found"
 
 
@@ -212,6 +213,7 @@ def test_matches_say_which_and_how_much(asked):
 
 
 def test_nothing_is_compared_with_nothing(asked):
+    assert too_alike([]) == too_alike([asked(STEM)]) == 0
     assert copies([], []) == copies([asked(STEM)], []) == copies([], [asked(STEM)]) == []
     assert recitals([], [], [asked(STEM)]) == []
 

@@ -181,7 +181,7 @@ def test_unusable_rows_are_kept_with_their_reason_and_every_row_is_counted(prepa
     assert (counts["unusable"], counts["repeats"], counts["not_used"]) == (2, 1, 0)
     assert Counter(example.split for example in examples) == {s: counts[s] for s in ("train", "dev", "test")}
     assert written["counts"] == counts
-    assert written["contamination"] == {"on_contamination": "drop", "found": []}
+    assert written["contamination"] == {"on_contamination": "drop", "found": [], "too_alike": 0}
 
 
 def test_no_id_stands_twice_and_no_training_row_is_a_test_row(prepared):

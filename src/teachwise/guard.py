@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from teachwise.console import say
 from teachwise.errors import GateError
-from teachwise.overlap import Match, copies, recitals
+from teachwise.overlap import Match, copies, recitals, too_alike
 from teachwise.records import Example, Hit, Split, Unusable
 
 CONTAMINATION = "contamination.parquet"
@@ -40,7 +40,7 @@ def recited(rationales: Mapping[str, str], examples: Mapping[str, Example]) -> l
         rationales: The teacher's text for each train example that has one, by its id.
         examples: All examples, by id.
     """
-    held = [one for one in examples.values() if one.split != "train"]
+    held = held_out(examples.values())
     own = [examples[id] for id in rationales]
     texts = list(rationales.values())
     return [_hit("rationale", match, own, held, texts) for match in recitals(texts, own, held)]
@@ -83,7 +83,12 @@ def _reason(hit: Hit, row: int) -> str:
     return f"{how} a {hit.held} question, row {row}"
 
 
-def summary(hits: Sequence[Hit], policy: Policy) -> dict[str, Any]:
+def held_out(examples: Iterable[Example]) -> list[Example]:
+    """The questions of dev and test."""
+    return [one for one in examples if one.split != "train"]
+
+
+def summary(hits: Sequence[Hit], policy: Policy, examples: Iterable[Example]) -> dict[str, Any]:
     """What was found and what was done, for `prepare.json` and the report."""
     groups: dict[tuple[str, Split], list[Hit]] = {}
     for hit in hits:
@@ -92,7 +97,7 @@ def summary(hits: Sequence[Hit], policy: Policy) -> dict[str, Any]:
         {"place": place, "held": held, "texts": len({hit.id for hit in some}), **Counter(hit.kind for hit in some)}
         for (place, held), some in groups.items()
     ]
-    return {"on_contamination": policy, "found": found}
+    return {"on_contamination": policy, "found": found, "too_alike": too_alike(held_out(examples))}
 
 
 def in_words(hits: Sequence[Hit]) -> str:

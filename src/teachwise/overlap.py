@@ -185,12 +185,17 @@ class Wanted:
         self.common = {one for one, rows in where.items() if len(rows) > RARE}
         self._where = {one: rows for one, rows in where.items() if len(rows) <= RARE}
         self.rare = [some - self.common for some in found]
-        self._is_own = [len(rare) >= OWN * len(some) for rare, some in zip(self.rare, found, strict=True)]
+        self.is_own = [len(rare) >= OWN * len(some) for rare, some in zip(self.rare, found, strict=True)]
 
     def shared(self, some: Iterable[str]) -> Iterator[tuple[int, int]]:
         """Each held-out question that can be told by its n-grams, with how many of the given ones it has."""
         counts = Counter(row for one in some for row in self._where.get(one, ()))
-        return ((row, n) for row, n in counts.items() if self._is_own[row])
+        return ((row, n) for row, n in counts.items() if self.is_own[row])
+
+
+def too_alike(held: Sequence[Example]) -> int:
+    """How many held-out questions are of a template, so that only exact copies of them can be told."""
+    return Wanted([Asked.of(one).grams for one in held]).is_own.count(False)
 
 
 def copies(others: Sequence[Example], held: Sequence[Example]) -> list[Match]:

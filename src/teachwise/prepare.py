@@ -153,6 +153,6 @@ def prepare_examples(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
     settle(found.hits, how, "prepare", folder / CONTAMINATION, n_compared)
     write_records(folder / "examples.parquet", Example, found.examples)
     write_records(folder / "unusable.parquet", Unusable, found.unusable)
-    content = {"counts": found.counts, "contamination": summary(found.hits, how), "notes": found.notes}
+    content = {"counts": found.counts, "contamination": summary(found.hits, how, found.examples), "notes": found.notes}
     write_json(folder / "prepare.json", content)
     return found.counts

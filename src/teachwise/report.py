@@ -120,7 +120,7 @@ def report_data(recipe: Recipe, run: Run) -> dict[str, Any]:
         "note": recipe.note,
         "recipe": recipe.plain(),
         "prepare": {**run.json(Unit("prepare"), "prepare.json"), "set_apart": dict(reasons.most_common())},
-        "contamination": _contamination(recipe, run),
+        "contamination": _contamination(recipe, run, examples),
         "validation": run.json(Unit("validate"), "validation.json"),
         "roc_band": roc_band(np.array(values), ~np.array(right)) if 0 < sum(right) < len(right) else [],
         "histogram": histogram(values, right),
@@ -188,14 +188,14 @@ def _arm_record(recipe: Recipe, run: Run, arm: str, mode: str) -> browse.ArmReco
     )
 
 
-def _contamination(recipe: Recipe, run: Run) -> dict[str, Any]:
+def _contamination(recipe: Recipe, run: Run, examples: Sequence[Example]) -> dict[str, Any]:
     """Texts for training that hold held-out questions: how many, what was done, and the first few with both texts."""
     units = [Unit("teach", arm, seed) for arm in recipe.arms for seed in recipe.seeds_of(arm)]
     looked = [unit for unit in units if (run.folder(unit) / CONTAMINATION).exists()]
     hits = run.records(Unit("prepare"), CONTAMINATION, Hit)
     hits += dict.fromkeys(hit for unit in looked for hit in run.records(unit, CONTAMINATION, Hit))
     return {
-        **summary(hits, recipe.data.on_contamination),
+        **summary(hits, recipe.data.on_contamination, examples),
         "said": in_words(hits),
         "n_texts": len({(hit.place, hit.id) for hit in hits}),
         "n_hits": len(hits),
