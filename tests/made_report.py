@@ -99,8 +99,7 @@ def make(names=("base", "banded", "random"), control="random", seeds=1, subjects
             "on_contamination": "drop",
             "found": [{"place": "train", "held": "test", "texts": 2, "exact": 1, "near": 6}],
             "too_alike": 17,
-            "said": "2 train questions",
-            "n_texts": 2,
+            "said": "2 train questions repeat held-out questions",
             "n_hits": 7,
             "first": [
                 {"text": "What is it?\nA. This", "held_text": "what IS it\nA. this", "held": "test", "share": 1.0}

@@ -66,7 +66,10 @@ def test_rationales_are_compared_with_dev_and_test_not_with_train(three):
 
 def test_texts_are_counted_once_however_often_they_hit():
     hits = [hit(), hit(held="dev"), hit(id="t1", kind="exact"), hit("dev", "d2"), hit("rationale", "t1", "recited")]
-    assert in_words(hits) == "2 train questions and 1 dev question and 1 rationale"
+    assert in_words(hits) == "2 train questions and 1 dev question and 1 rationale repeat held-out questions"
+    assert in_words([hit("rationale", kind="recited")] * 2) == "1 rationale recites held-out questions"
+    assert in_words([hit(), hit(held="dev")]) == "1 train question repeats held-out questions"
+    assert in_words([]) == ""
     assert summary(hits, "warn", []) == {
         "too_alike": 0,
         "on_contamination": "warn",
@@ -79,11 +82,13 @@ def test_texts_are_counted_once_however_often_they_hit():
     }
 
 
-@pytest.mark.parametrize(("policy", "done"), [("drop", "are left out"), ("warn", "are kept, as data.on_contam")])
+@pytest.mark.parametrize(
+    ("policy", "done"), [("drop", ": left out;"), ("warn", ": kept, as data.on_contamination: warn says;")]
+)
 def test_what_was_found_and_done_is_said(tmp_path, capsys, policy, done):
     settle([hit(), hit(id="t1")], policy, "prepare", tmp_path / CONTAMINATION, 100)
     said = " ".join(capsys.readouterr().err.split())
-    assert f"prepare: 2 train questions repeat held-out questions and {done}" in said
+    assert f"prepare: 2 train questions repeat held-out questions{done}" in said
     assert CONTAMINATION in said.replace(" ", "")
     assert "%" not in said
 
@@ -94,7 +99,7 @@ def test_a_large_share_is_called_large(tmp_path, capsys):
 
 
 def test_fail_stops_and_nothing_found_says_nothing(tmp_path, capsys):
-    with pytest.raises(GateError, match="teach distill: 1 rationale recite") as caught:
+    with pytest.raises(GateError, match="teach distill: 1 rationale recites held-out questions") as caught:
         settle([hit("rationale", kind="recited")], "fail", "teach distill", tmp_path / CONTAMINATION, 10)
     assert str(tmp_path / CONTAMINATION) in caught.value.hint
     settle([], "fail", "prepare", tmp_path, 0)

@@ -238,7 +238,7 @@ def test_rows_that_repeat_held_out_questions_are_set_apart_and_the_held_out_ones
     assert hits[0].held_text == LONG + "\nA. yes\nB. no\nC. maybe"
     assert {"place": "train", "held": "test", "texts": 2, "exact": 1, "near": 1} in written["contamination"]["found"]
     said = " ".join(capsys.readouterr().err.split())
-    assert "prepare: 3 train questions and 1 dev question repeat held-out questions and are left out" in said
+    assert "prepare: 3 train questions and 1 dev question repeat held-out questions: left out" in said
 
 
 def test_warn_keeps_the_rows_and_says_so(prepared, put, capsys):
@@ -246,7 +246,7 @@ def test_warn_keeps_the_rows_and_says_so(prepared, put, capsys):
     assert (len(examples), unusable, counts["contaminated"]) == (37, [], 0)
     assert len(put.run.records(UNIT, CONTAMINATION, Hit)) == 4
     assert written["contamination"]["on_contamination"] == "warn"
-    assert "are kept, as data.on_contamination: warn says" in " ".join(capsys.readouterr().err.split())
+    assert "kept, as data.on_contamination: warn says" in " ".join(capsys.readouterr().err.split())
 
 
 def test_fail_stops_the_run_and_names_the_file_that_holds_both_texts(prepared, put):

@@ -20,9 +20,10 @@ from rich.console import Console
 from made_report import NASTY, auc, html_of, interval, make, many, questions
 from made_run import make_run
 from teachwise import browse, drawing
-from teachwise.records import Example, Score
+from teachwise.guard import CONTAMINATION
+from teachwise.records import Example, Hit, Score
 from teachwise.report import histogram, page, report_data, result_table, write_report
-from teachwise.run_folder import Unit
+from teachwise.run_folder import Unit, write_records
 from teachwise.stats import roc_band
 
 VOID = {"meta", "link", "br", "circle", "line", "path", "polygon", "rect", "input", "wbr"}
@@ -44,7 +45,7 @@ def no_teacher():
         data["comparison"]["arms"]["base"].pop(group)
     data["comparison"]["arms"]["base"] |= {"accuracy": interval(1.0), "arm": "base"}
     data["prepare"] |= {"notes": [], "set_apart": {}}
-    data["contamination"] |= {"found": [], "said": "", "n_texts": 0, "n_hits": 0, "first": []}
+    data["contamination"] |= {"found": [], "said": "", "n_hits": 0, "first": []}
     data["recipe"] |= {"teacher": None, "budget": {"teacher_tokens": None}}
     return data
 
@@ -412,6 +413,40 @@ def test_the_questions_tell_what_this_recipe_does_with_rejected_rationales(finis
     rejected = [gave for one in json.loads(text)["examples"] for gave in one["gave"] or () if "rejected" in gave]
     assert len(rejected) >= 4
     assert set(rejected) == {f"rationale, rejected as wrong; {wanted}"}
+
+
+def test_held_out_questions_in_training_texts_are_counted_and_shown_side_by_side():
+    text = Reader(html_of(make())).text
+    assert "2 train questions repeat held-out questions: left out before anything was trained." in text
+    assert "The first of them, side by side" in text
+    assert "What is it? A. This what IS it A. this (test) 100.0%" in text
+    assert "17 of the 250 held-out questions are so much like one another" in text
+    assert "every rationale too" not in text
+    kept = make()
+    kept["contamination"] |= {"on_contamination": "warn", "rationales": True, "too_alike": 0}
+    text = Reader(html_of(kept)).text
+    assert "kept, as the recipe asks, so every arm may look better than it is." in text
+    assert "every rationale too" in text
+    assert "so much like one another" not in text
+    assert "No text repeats a held-out question" in Reader(html_of(no_teacher())).text
+
+
+def test_hits_of_all_steps_are_told_once_however_many_arms_have_them(tmp_path):
+    recipe, run = make_run(tmp_path, n_train=48, n_dev=12, n_test=30)
+    assert report_data(recipe, run)["contamination"] == {
+        "on_contamination": "drop", "found": [], "too_alike": 0, "said": "", "n_hits": 0, "first": [],
+        "rationales": False,
+    }  # fmt: skip
+    near = [Hit("train", "test", "near", 0.6, f"t{n}", "x", f"mine {n}", "theirs") for n in range(9)]
+    said = Hit("rationale", "dev", "recited", 0.9, "t1", "d", "so they say", "theirs")
+    write_records(run.folder(Unit("prepare")) / CONTAMINATION, Hit, near)
+    for arm in ("distill", "banded"):
+        write_records(run.folder(Unit("teach", arm, 0)) / CONTAMINATION, Hit, [said])
+    found = report_data(recipe, run)["contamination"]
+    assert found["said"] == "9 train questions and 1 rationale repeat held-out questions"
+    assert [one["texts"] for one in found["found"]] == [9, 1]
+    assert (found["n_hits"], len(found["first"]), found["rationales"]) == (10, 5, True)
+    assert found["first"][0]["held_text"] == "theirs"
 
 
 def test_the_page_of_a_run_tells_its_hashes_and_what_was_skipped(written):

@@ -37,8 +37,8 @@ def _questions(recipe: Recipe) -> str:
     if recipe.score.measure == "column":
         table_scores(recipe, found.examples)
     sizes = ", ".join(f"{found.counts[split]:,} {split}" for split in ("train", "dev", "test"))
-    done = {"drop": "are left out", "fail": "would stop the run", "warn": "are kept"}[data.on_contamination]
-    copied = f"; {in_words(found.hits)} repeat held-out ones and {done}" if found.hits else ""
+    done = {"drop": "left out", "fail": "a run would stop", "warn": "kept"}[data.on_contamination]
+    copied = f"; {in_words(found.hits)}: {done}" if found.hits else ""
     return f"{sizes} questions{copied}"
 
 

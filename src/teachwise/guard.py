@@ -101,11 +101,12 @@ def summary(hits: Sequence[Hit], policy: Policy, examples: Iterable[Example]) ->
 
 
 def in_words(hits: Sequence[Hit]) -> str:
-    """How many texts of each kind hold a held-out question: "3 train questions and 1 dev question"."""
+    """What was found: "3 train questions and 1 dev question repeat held-out questions"; "" for nothing."""
     places: Counter[str] = Counter(place for place, _ in {(hit.place, hit.id) for hit in hits})
     names = {"train": "train question", "dev": "dev question", "rationale": "rationale"}
     parts = [f"{places[place]:,} {name}{'s' * (places[place] > 1)}" for place, name in names.items() if places[place]]
-    return " and ".join(parts)
+    verb = "recite" if not places["train"] + places["dev"] else "repeat"
+    return f"{' and '.join(parts)} {verb}{'s' * (places.total() == 1)} held-out questions" if parts else ""
 
 
 def settle(hits: Sequence[Hit], policy: Policy, step: str, path: Path, n: int) -> None:
@@ -123,12 +124,11 @@ def settle(hits: Sequence[Hit], policy: Policy, step: str, path: Path, n: int) -
     """
     if not hits:
         return
-    verb = "recite" if hits[0].kind == "recited" else "repeat"
-    found = f"{step}: {in_words(hits)} {verb} held-out questions"
+    found = f"{step}: {in_words(hits)}"
     if policy == "fail":
         hint = f"read both texts in {path} and mend the table, or set data.on_contamination to drop or warn"
         raise GateError(found, hint)
     done = "left out" if policy == "drop" else "kept, as data.on_contamination: warn says"
     share = len({hit.id for hit in hits}) / n
     much = f"; that is {share:.0%} of them, so read some before you trust it" if share >= HEAVY else ""
-    say(f"[yellow]warning[/yellow] {found} and are {done}{much}; both texts are in {path}")
+    say(f"[yellow]warning[/yellow] {found}: {done}{much}; both texts are in {path}")

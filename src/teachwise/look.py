@@ -288,7 +288,7 @@ def _warnings(table: Table) -> list[str]:
     if n > 0.8 * len(table.kept):
         found.append(f"{n:,} of {len(table.kept):,} answers are {letter}: a model can learn the letter alone; shuffle")
     if table.hits:
-        found.append(f"{in_words(table.hits)} repeat held-out questions")
+        found.append(in_words(table.hits))
     n_test = table.size("test")
     points = 98 / n_test**0.5
     text = f"{n_test:,} test questions tell an accuracy to within about {points:.0f} points"

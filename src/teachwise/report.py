@@ -197,7 +197,6 @@ def _contamination(recipe: Recipe, run: Run, examples: Sequence[Example]) -> dic
     return {
         **summary(hits, recipe.data.on_contamination, examples),
         "said": in_words(hits),
-        "n_texts": len({(hit.place, hit.id) for hit in hits}),
         "n_hits": len(hits),
         "first": [asdict(hit) for hit in hits[:SHOWN_HITS]],
         "rationales": bool(looked),
