@@ -56,7 +56,11 @@ def test_the_strongest_reason_is_told_and_held_out_questions_stay(three):
 
 def test_rationales_are_compared_with_dev_and_test_not_with_train(three):
     by = {one.id: one for one in three}
-    texts = {"t1": f"Consider: {LONG.format('board')} That is another question.", "t0": "Because of the roads."}
+    texts = {
+        "d3": "Nothing of the kind.",
+        "t1": f"Consider: {LONG.format('board')} That is another question.",
+        "t0": "Because of the roads.",
+    }
     found = recited(texts, by)
     assert {(one.place, one.id, one.held_id) for one in found} == {("rationale", "t1", "x4"), ("rationale", "t1", "d2")}
     assert found[0].text == texts["t1"]
@@ -65,7 +69,14 @@ def test_rationales_are_compared_with_dev_and_test_not_with_train(three):
 
 
 def test_texts_are_counted_once_however_often_they_hit():
-    hits = [hit(), hit(held="dev"), hit(id="t1", kind="exact"), hit("dev", "d2"), hit("rationale", "t1", "recited")]
+    hits = [
+        hit(),
+        hit(),
+        hit(held="dev"),
+        hit(id="t1", kind="exact"),
+        hit("dev", "d2"),
+        hit("rationale", "t1", "recited"),
+    ]
     assert in_words(hits) == "2 train questions and 1 dev question and 1 rationale repeat held-out questions"
     assert in_words([hit("rationale", kind="recited")] * 2) == "1 rationale recites held-out questions"
     assert in_words([hit(), hit(held="dev")]) == "1 train question repeats held-out questions"
@@ -74,7 +85,7 @@ def test_texts_are_counted_once_however_often_they_hit():
         "too_alike": 0,
         "on_contamination": "warn",
         "found": [
-            {"place": "train", "held": "test", "texts": 2, "near": 1, "exact": 1},
+            {"place": "train", "held": "test", "texts": 2, "near": 2, "exact": 1},
             {"place": "train", "held": "dev", "texts": 1, "near": 1},
             {"place": "dev", "held": "test", "texts": 1, "near": 1},
             {"place": "rationale", "held": "test", "texts": 1, "recited": 1},

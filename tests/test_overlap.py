@@ -50,6 +50,7 @@ def found(asked):
         ("Is “this” it—or not?", "is 'this' it or not"),
         ("the ＨＩＧＨ value ½", "The high value ½"),
         ("Don’t!", "don't"),
+        ("well-known, vis‑à–vis", "well known vis à vis"),
         ("STRASSE", "Straße"),
     ],
 )
@@ -125,8 +126,31 @@ def test_edited_copies_are_near(found):
     assert found(STEM, ("40", "1", "2", "3")) == ["near"], "other wrong options"
 
 
-def test_a_held_out_question_with_more_words_is_found_too(found):
-    assert found(STEM, held=f"{STEM} Explain every step of your calculation to a child.") == ["near"]
+MUCH = (
+    "First, however, think about how people in the country lived long before anybody had a tractor or a telephone, "
+    "what they grew in their gardens, how they kept warm in winter, and why so many of their children left for the "
+    "towns as soon as they were old enough to work there for wages."
+)
+
+
+def test_much_that_is_added_to_either_question_hides_no_copy(found):
+    assert found(f"{MUCH} {STEM}") == ["near"]
+    assert found(STEM, held=f"{STEM} {MUCH}") == ["near"]
+
+
+def test_a_sentence_in_common_makes_no_copy(found):
+    assert found(f"{MUCH} How many eggs has he left over?", held=STEM) == []
+
+
+def test_what_all_questions_open_with_counts_neither_way(asked):
+    opening = "Read the following text with care and then choose the best of the answers below it."
+    own = "Hens that live in a warm barn lay more eggs than those in the yard because they need less food to keep warm"
+    held = [asked(f"{opening} {own}. Why do they lay more?", id="h")]
+    held += [asked(f"{opening} {n} {MUCH[:90]} {n}", id=f"h{n}") for n in range(overlap.RARE + 1)]
+    other = asked(
+        f"{opening} Hens that live in a warm barn lay more eggs than those in fields far from any house or road"
+    )
+    assert [match.held for match in copies([other], held)] == [0]
 
 
 def test_other_numbers_make_another_question(found):
@@ -138,6 +162,10 @@ def test_another_gold_answer_makes_another_question(found):
     other = STEM.replace("left over", "sold in all")
     assert found(other) == ["near"]
     assert found(other, answer="C") == []
+    speeds = ("-24 feet in every second", "0 feet in every second")
+    assert found(other, speeds, held_options=speeds) == ["near"]
+    assert found(other, speeds, held_options=("-32 feet in every second", speeds[1])) == []
+    assert found(other, ("rises", "falls"), held_options=("rises but then falls very quickly", "falls")) == []
 
 
 def test_gold_answers_in_nearly_the_same_words_agree(found):
@@ -163,6 +191,14 @@ def test_a_question_asked_again_and_again_with_other_options_tells_nothing(asked
     assert copies([asked(stem, ("none of these", "other"))], held) == []
     assert len(copies([asked(stem, ("none of these", "other"))], held[:-1])) == overlap.RARE
     assert [match.held for match in copies([asked(stem, ("word 2 here", "none of these"), "B")], held)] == [2]
+
+
+def test_long_options_tell_questions_of_one_stem_apart(asked):
+    stem, long = "Which of the following is true?", TRAIN[0].removesuffix(".")
+    held = [asked(stem, (f"{MUCH[n * 40 :]} {n}", f"It is {n}"), id=f"h{n}") for n in range(4)]
+    held.append(asked(stem, (long, "He has none"), id="hens"))
+    edited = asked(stem, (long.replace("market", "fair"), "He has many"))
+    assert [(match.held, match.kind) for match in copies([edited], held)] == [(4, "near")]
 
 
 def story(lot):
@@ -228,6 +264,7 @@ def test_a_text_that_contains_a_held_out_question_recites_it(asked):
     assert (match.other, match.held, match.kind, match.share) == (0, 0, "recited", 1.0)
     assert recitals([text.replace("48", "49")], [own], [asked(STEM)]) == []
     assert recitals(["Seven times six is 42."], [own], [asked(STEM)]) == []
+    assert recitals(["But what is it in the end?"], [own], [asked("What is it in the end?")]) == [], "too short to tell"
 
 
 def test_what_a_texts_own_question_has_in_common_does_not_count(asked):

@@ -21,7 +21,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -143,12 +143,13 @@ class Asked:
     Attributes:
         stem: The question without its options.
         options: K options, in the order of the alphabet.
-        gold: The gold answer: its option, or the answer itself where the question is open.
+        gold: The gold answer: its option, or the answer itself where the question is open. It does not tell two
+            questions with the same words apart.
     """
 
     stem: tuple[str, ...]
     options: tuple[tuple[str, ...], ...]
-    gold: tuple[str, ...]
+    gold: tuple[str, ...] = field(compare=False)
 
     @classmethod
     def of(cls, example: Example) -> "Asked":
@@ -217,16 +218,18 @@ def copies(others: Sequence[Example], held: Sequence[Example]) -> list[Match]:
     wanted = [Asked.of(one) for one in held]
     index = Wanted([one.grams for one in wanted])
     by_stem: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    by_all: dict[Asked, list[int]] = defaultdict(list)
     for row, one in enumerate(wanted):
         by_stem[one.stem].append(row)
+        by_all[one].append(row)
     matches = []
     for number, other in enumerate(map(Asked.of, others)):
         same = by_stem.get(other.stem, [])
-        shares = _shares(other, index) | dict.fromkeys(same, 1.0)
-        for row, share in sorted(shares.items()):
-            is_told = row not in same or len(same) <= RARE
-            if kind := _kind(other, wanted[row], is_told):
-                matches.append(Match(number, row, kind, share))
+        shares = _shares(other, index) | dict.fromkeys(same if len(same) <= RARE else [], 1.0)
+        exact = dict.fromkeys(by_all.get(other, []), 1.0)
+        for row, share in sorted((shares | exact).items()):
+            if row in exact or _is_near(other, wanted[row]):
+                matches.append(Match(number, row, "exact" if row in exact else "near", share))
     return matches
 
 
@@ -237,12 +240,10 @@ def _shares(other: Asked, index: Wanted) -> dict[int, float]:
     return {row: n / few for row, (n, few) in fewest.items() if few >= FEWEST and n >= NEAR * few}
 
 
-def _kind(other: Asked, held: Asked, is_told: bool) -> Kind | None:
-    """How two questions that share enough are the same; None where they are different questions."""
-    if other.stem == held.stem and other.options == held.options:
-        return "exact"
+def _is_near(other: Asked, held: Asked) -> bool:
+    """Whether two questions that share enough are the same: by their numbers and signs, and by the gold answer."""
     few, many = sorted((other.signs, held.signs), key=len)
-    return "near" if is_told and in_order(few, many) and _is_same_answer(other.gold, held.gold) else None
+    return in_order(few, many) and _is_same_answer(other.gold, held.gold)
 
 
 def _is_same_answer(one: Sequence[str], other: Sequence[str]) -> bool:
