@@ -253,7 +253,7 @@ def test_fail_stops_the_run_and_names_the_file_that_holds_both_texts(prepared, p
     with pytest.raises(GateError, match="3 train questions and 1 dev question repeat held-out questions") as caught:
         prepared(with_copies(), on_contamination="fail")
     assert caught.value.exit_code == 3
-    assert str(put.run.folder(UNIT) / CONTAMINATION) in caught.value.hint
+    assert f"{put.run.folder(UNIT) / CONTAMINATION} and mend the table" in caught.value.hint
     assert len(put.run.records(UNIT, CONTAMINATION, Hit)) == 4
     assert prepared(cells(60), on_contamination="fail")[0]["contaminated"] == 0
 

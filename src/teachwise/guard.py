@@ -126,7 +126,8 @@ def settle(hits: Sequence[Hit], policy: Policy, step: str, path: Path, n: int) -
         return
     found = f"{step}: {in_words(hits)}"
     if policy == "fail":
-        hint = f"read both texts in {path} and mend the table, or set data.on_contamination to drop or warn"
+        mend = "ask another teacher" if step.startswith("teach") else "mend the table"
+        hint = f"read both texts in {path} and {mend}, or set data.on_contamination to drop or warn"
         raise GateError(found, hint)
     done = "left out" if policy == "drop" else "kept, as data.on_contamination: warn says"
     share = len({hit.id for hit in hits}) / n
