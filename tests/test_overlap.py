@@ -193,6 +193,17 @@ def test_a_question_asked_again_and_again_with_other_options_tells_nothing(asked
     assert [match.held for match in copies([asked(stem, ("word 2 here", "none of these"), "B")], held)] == [2]
 
 
+def test_few_held_out_questions_do_not_show_what_is_a_template(asked):
+    """The toy with a handful of held-out questions: `list first of` and `list max of` the same digits are two."""
+    one, two = asked("list first of 7 6 3 1 0", ("7", "3")), asked("list max of 7 6 3 1 0", ("7", "6"), id="h")
+    many = [asked(f"question number {n} of all that are here", id=f"h{n}") for n in range(overlap.MANY)]
+    assert copies([one], [two]) == copies([one], [two, *many[:50]]) == []
+    short = asked("Why is the sky so blue above us?", ("air", "sea"))
+    edited = asked("Well then, why is the sky so blue above us?", ("air", "sea"))
+    assert copies([edited], [short, *many[:50]]) == []
+    assert [match.kind for match in copies([edited], [short, *many])] == ["near"]
+
+
 def test_long_options_tell_questions_of_one_stem_apart(asked):
     stem, long = "Which of the following is true?", TRAIN[0].removesuffix(".")
     held = [asked(stem, (f"{MUCH[n * 40 :]} {n}", f"It is {n}"), id=f"h{n}") for n in range(4)]
@@ -267,7 +278,10 @@ def test_a_text_that_contains_a_held_out_question_recites_it(asked):
     assert recitals(["But what is it in the end?"], [own], [asked("What is it in the end?")]) == [], "too short to tell"
 
 
+KEEPS = "keeps all of these hens in there until the market opens at last?"
+
+
 def test_what_a_texts_own_question_has_in_common_does_not_count(asked):
-    own, held = asked(f"{TRAIN[0]} Where does he sell them?"), asked(f"{TRAIN[0]} Who is it that keeps hens in there?")
+    own, held = asked(f"{TRAIN[0]} Where does he sell them?"), asked(f"{TRAIN[0]} Who is it that {KEEPS}")
     assert recitals([f"The text says: {TRAIN[0]} So at the market."], [own], [held]) == []
-    assert len(recitals([f"{TRAIN[0]} But who is it that keeps hens in there?"], [own], [held])) == 1
+    assert len(recitals([f"{TRAIN[0]} But who is it that {KEEPS}"], [own], [held])) == 1

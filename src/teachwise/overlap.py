@@ -35,8 +35,10 @@ RARE = 3
 """An n-gram, or a stem, that stands in more held-out questions than this tells nothing."""
 OWN = 2 / 3
 """Share of its n-grams that a held-out question must have nearly to itself to be told from others of its template."""
-FEWEST = 5
-"""Fewer n-grams than this are no evidence."""
+FEWEST = (10, 5)
+"""Fewer n-grams are no evidence: below `MANY` held-out questions, which seldom show what is a template; above it."""
+MANY = 1000
+"""Held-out questions from which the few n-grams of a short question are trusted."""
 SAME_ANSWER = 2 / 3
 """Share of the longer gold answer's words that the other one must have."""
 
@@ -186,6 +188,7 @@ class Wanted:
         self.common = {one for one, rows in where.items() if len(rows) > RARE}
         self._where = {one: rows for one, rows in where.items() if len(rows) <= RARE}
         self.rare = [some - self.common for some in found]
+        self.fewest = FEWEST[len(found) >= MANY]
         self.is_own = [len(rare) >= OWN * len(some) for rare, some in zip(self.rare, found, strict=True)]
 
     def shared(self, some: Iterable[str]) -> Iterator[tuple[int, int]]:
@@ -237,7 +240,7 @@ def _shares(other: Asked, index: Wanted) -> dict[int, float]:
     """Held-out questions that share enough with a question, and how much."""
     n_other = len(other.grams - index.common)
     fewest = {row: (n, min(n_other, len(index.rare[row]))) for row, n in index.shared(other.grams)}
-    return {row: n / few for row, (n, few) in fewest.items() if few >= FEWEST and n >= NEAR * few}
+    return {row: n / few for row, (n, few) in fewest.items() if few >= index.fewest and n >= NEAR * few}
 
 
 def _is_near(other: Asked, held: Asked) -> bool:
@@ -273,6 +276,6 @@ def recitals(texts: Sequence[str], own: Sequence[Example], held: Sequence[Exampl
         said, known = words(text), Asked.of(about).grams
         for row, n in sorted(index.shared(grams(said) - known)):
             few = len(index.rare[row] - known)
-            if few >= FEWEST and n >= NEAR * few and in_order(wanted[row].signs, said):
+            if few >= index.fewest and n >= NEAR * few and in_order(wanted[row].signs, said):
                 matches.append(Match(number, row, "recited", n / few))
     return matches
