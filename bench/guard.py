@@ -5,8 +5,8 @@
 Of every source some questions are held out and the rest is train. Copies of the held-out ones are planted in train, one
 of each kind per question, and so are different questions of the same words (other numbers; another question about the
 same text). Recall is the share of the copies that are found; precision the share of the found rows that are copies or
-otherwise repeat a held-out question. The settings of `teachwise.overlap` were chosen on GSM8K, its rules shaped by what
-stands in MMLU-Pro; the plants there, KMMLU and the toy were looked at afterwards.
+otherwise repeat a held-out question. The settings of `teachwise.overlap` were chosen on plants of GSM8K and on rows
+that the toy lost, its rules shaped by what stands in MMLU-Pro; plants of MMLU-Pro and of KMMLU chose nothing.
 
 Sources whose file is not in the folder are left out; the toy needs none.
 """
