@@ -24,8 +24,9 @@ def look_over(recipe: Recipe) -> list[str]:
     """
     for model in filter(None, (recipe.student.model, recipe.score.proxy)):
         find_model(model)
-    if recipe.teacher.engine == "hf":
-        find_model(recipe.teacher.model)
+    for teacher in (recipe.teacher, recipe.judge):
+        if teacher.engine == "hf":
+            find_model(teacher.model)
     return [f"ok: {_questions(recipe)}", *_key_note(recipe)]
 
 
@@ -44,6 +45,9 @@ def _questions(recipe: Recipe) -> str:
 
 
 def _key_note(recipe: Recipe) -> list[str]:
+    name = recipe.judge.key_env
+    if recipe.asks_judge and name and not os.environ.get(name):
+        return [f"note: {name} is not set yet; score needs it for the judge"]
     name = recipe.teacher.key_env
     if not any("rationale" in stage.gives.values() for arm in recipe.arms for stage in recipe.stages_of(arm)):
         return []

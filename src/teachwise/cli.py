@@ -168,6 +168,7 @@ def score(
     overrides: Overrides = None,
     student: Annotated[Optional[str], typer.Option(help="for a table: hub name or folder of the student")] = None,  # noqa: UP045
     out: OutDir = None,
+    yes: Yes = False,
 ) -> None:
     """Score how unsure the student is on every question. A recipe is carried out up to this step.
 
@@ -175,9 +176,9 @@ def score(
     """
     if not _is_table(source):
         _refuse(source, "a recipe", {"--student": student})
-        _carry_out(source, overrides, out, "score")
+        _carry_out(source, overrides, out, "score", yes)
         return
-    _refuse(source, "a table", {"KEY=VALUE": overrides})
+    _refuse(source, "a table", {"KEY=VALUE": overrides, "--yes": yes})
     if not student or not out:
         raise DataError("score: a table wants --student and --out", "teachwise score --help shows an example")
     from teachwise.score import score_table
@@ -206,6 +207,7 @@ def validate(
     by: Annotated[Optional[str], typer.Option(help="column to group by")] = None,  # noqa: UP045
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
     out: OutDir = None,
+    yes: Yes = False,
 ) -> None:
     """Do scores predict errors? ROC AUC with a 95% interval, overall and by group.
 
@@ -213,9 +215,9 @@ def validate(
     """
     if not _is_table(source):
         _refuse(source, "a recipe", {"--score": score, "--correct": correct, "--by": by, "--json": as_json})
-        _carry_out(source, overrides, out, "validate")
+        _carry_out(source, overrides, out, "validate", yes)
         return
-    _refuse(source, "a table", {"KEY=VALUE": overrides, "--out": out})
+    _refuse(source, "a table", {"KEY=VALUE": overrides, "--out": out, "--yes": yes})
     if not score or not correct:
         raise DataError("validate: a table wants --score COLUMN and --correct COLUMN", "teachwise validate --help")
     from teachwise.tasks.table import read_table, usable
@@ -232,6 +234,7 @@ def route(
     score: Annotated[Optional[str], typer.Option(help="column of scores, higher = less sure")] = None,  # noqa: UP045
     edges: Edges = "0.25,0.75",
     out: OutDir = None,
+    yes: Yes = False,
 ) -> None:
     """Cut scores into easy, medium and hard, and write the table with a column `band`.
 
@@ -239,9 +242,9 @@ def route(
     """
     if not _is_table(source):
         _refuse(source, "a recipe", {"--score": score})
-        _carry_out(source, overrides, out, "route")
+        _carry_out(source, overrides, out, "route", yes)
         return
-    _refuse(source, "a table", {"KEY=VALUE": overrides})
+    _refuse(source, "a table", {"KEY=VALUE": overrides, "--yes": yes})
     if not score or not out:
         raise DataError("route: a table wants --score COLUMN and --out FILE", "teachwise route --help")
     from teachwise.route import read_edges, route_table

@@ -19,10 +19,11 @@ from typing import Any
 from rich.markup import escape
 
 from teachwise.changes import changes
-from teachwise.consent import ask_before_buying
+from teachwise.consent import ask_before_buying, ask_before_judging
 from teachwise.console import say, watching
 from teachwise.engines import check_key, weights_digest
 from teachwise.errors import DataError, GateError, RecipeError
+from teachwise.judging import judge_settings
 from teachwise.ledger import Ledger
 from teachwise.live_view import View
 from teachwise.measures import code_digest
@@ -116,6 +117,8 @@ def key_of(step: Step, unit: Unit, recipe: Recipe, keys: Mapping[Unit, str], is_
     if step.name == "score":
         fields["measures"] = {name: code_digest(name) for name in recipe.score.measures}
         fields["proxy_digest"] = weights_digest(recipe.score.proxy or "")
+        if recipe.asks_judge:
+            fields["judge"] = judge_settings(recipe)
     if step.name == "teach" and recipe.budget.on_spent == "partial":
         fields["budget"] = recipe.result_fields("budget")  # what can be bought is then part of the result
     if step.name == "route" and not is_trusted and recipe.arms[unit.arm].policy in FOLLOW_SCORES:
@@ -156,14 +159,14 @@ def _digest(source: str | None) -> str | None:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def run_recipe(recipe: Recipe, root: str | Path, until: str = "report", yes: bool = False) -> Run:
+def run_recipe(recipe: Recipe, root: str | Path, until: str = "report", yes: bool | None = False) -> Run:
     """Carry a recipe out, up to and including a step; whatever is done already is kept.
 
     Args:
         recipe: The checked recipe.
         root: The run folder.
         until: The last step to do.
-        yes: What the teacher costs is agreed to; else a person is asked where it may be much.
+        yes: What the teacher costs is agreed to; else a person is asked where it may be much. None: nothing is bought.
 
     Raises:
         GateError: the scores do not predict errors, nobody agreed to what the teacher may cost, or the budget is spent.
@@ -173,13 +176,13 @@ def run_recipe(recipe: Recipe, root: str | Path, until: str = "report", yes: boo
     run = Run(root)
     steps = STEPS[: STEPS.index(step_named(until)) + 1]
     units = {step.name: len(list(units_of(step, recipe))) for step in steps}
-    with run.locked(), logged(run.root / LOG, secret_values(recipe.teacher.key_env)):
+    with run.locked(), logged(run.root / LOG, secret_values(*recipe.key_names)):
         if until not in BEFORE_TEACH and recipe.teacher.delivery != "files" and _is_buying(recipe, run):
             check_key(recipe.teacher.key_env)  # now, and not after hours of scoring
         is_changed = _tell_changes(recipe, run)
         write_text(run.root / RESOLVED, recipe.yaml())
         _set_stale_aside(recipe, run, is_changed)
-        with watching(units, _spent(recipe, run) if "teach" in units else "") as view:
+        with watching(units, _spent(recipe, run) if "teach" in units or recipe.asks_judge else "") as view:
             _do_steps(steps, recipe, run, view, yes)
     return run
 
@@ -223,9 +226,9 @@ def make_plan(
     loaded = load_recipe(recipe, overrides)
     if pilot:
         check_key(loaded.teacher.key_env)
-    run = run_recipe(loaded, out or Path("runs") / find_recipe(recipe).stem, until="route")
+    run = run_recipe(loaded, out or Path("runs") / find_recipe(recipe).stem, until="route", yes=None)
     units, bought = list(units_of(step_named("teach"), loaded)), 0
-    with run.locked(), logged(run.root / LOG, secret_values(loaded.teacher.key_env)):
+    with run.locked(), logged(run.root / LOG, secret_values(*loaded.key_names)):
         if pilot:
             bought = buy_pilot(loaded, run, units)
         made = plan(loaded, run, units, is_pilot=bought > 0)
@@ -233,13 +236,15 @@ def make_plan(
     return made, run.root
 
 
-def _do_steps(steps: tuple[Step, ...], recipe: Recipe, run: Run, view: View, yes: bool) -> None:
+def _do_steps(steps: tuple[Step, ...], recipe: Recipe, run: Run, view: View, yes: bool | None) -> None:
     keys: dict[Unit, str] = {}
     is_trusted, is_failed = True, False
     for step in steps:
         for unit in units_of(step, recipe):
             keys[unit] = key_of(step, unit, recipe, keys, is_trusted)
         there = _found(step, keys, recipe, run)
+        if step.name == "score" and not there:
+            ask_before_judging(recipe, run, yes)
         for unit in units_of(step, recipe):
             view.begin(step.name, str(unit))
             if unit not in there:
@@ -254,7 +259,7 @@ def _do_steps(steps: tuple[Step, ...], recipe: Recipe, run: Run, view: View, yes
             if is_failed and _is_buying(recipe, run):
                 say(f"[bold red]WARNING[/bold red] {_NOT_CHOSEN}")
             if steps[-1].name not in BEFORE_TEACH:
-                ask_before_buying(made, recipe, yes or not _is_buying(recipe, run))
+                ask_before_buying(made, recipe, bool(yes) or not _is_buying(recipe, run))
 
 
 def _found(step: Step, keys: Mapping[Unit, str], recipe: Recipe, run: Run) -> set[Unit]:

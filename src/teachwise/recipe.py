@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 
 from teachwise.errors import RecipeError
 from teachwise.ledger import LEDGER
+from teachwise.measures import find_measure
 from teachwise.prices import Price, published_price
 from teachwise.sampling import EDGES
 from teachwise.sections import (
@@ -101,6 +102,40 @@ class Recipe(Section):
             raise fault_at(("budget", "usd"), found)
         return self
 
+    @model_validator(mode="after")
+    def _judge_fits(self) -> "Recipe":
+        judge = self.score.judge
+        for name in ("show_answer", "on_truncated", "ledger") if judge else ():
+            if getattr(judge, name) != Teacher.model_fields[name].default:
+                raise fault_at(("score", "judge", name), "is for `teacher`, and does nothing for a judge")
+        if judge and self.asks_judge and self.budget.usd is not None and self.judge_price is None:
+            found = f"no price is known for {judge.model!r}: cap the budget in `teacher_tokens` or `requests` instead"
+            raise fault_at(("budget", "usd"), found)
+        return self
+
+    @property
+    def judge(self) -> Teacher:
+        """The model that judges questions, where a measure asks for it."""
+        return self.score.judge or self.teacher
+
+    @property
+    def asks_judge(self) -> bool:
+        """Whether scoring asks a judge, which costs money before the gate."""
+        return any(find_measure(name).cost["teacher_calls"] for name in self.score.measures)
+
+    @property
+    def judge_price(self) -> Price | None:
+        """What the judge's tokens cost; None where nobody knows."""
+        judge = self.judge
+        if (judge.model, judge.engine) == (self.teacher.model, self.teacher.engine):
+            return self.price
+        return published_price(judge.model, judge.base_url) if judge.engine == "openai" else None
+
+    @property
+    def key_names(self) -> list[str]:
+        """Environment variables that hold keys."""
+        return [name for name in (self.teacher.key_env, self.judge.key_env) if name]
+
     @property
     def keep_rule(self) -> Keep:
         """Which replies are learnt from, and what is asked again."""
@@ -159,7 +194,9 @@ class Recipe(Section):
 def _without_speed(section: Section) -> dict[str, Any]:
     extras = {name: field.json_schema_extra for name, field in type(section).model_fields.items()}
     fast = {name for name, extra in extras.items() if isinstance(extra, dict) and extra.get("speed")}
-    return section.model_dump(mode="json", exclude=fast)
+    inner = {name: getattr(section, name) for name in extras if name not in fast}
+    deeper = {name: _without_speed(one) for name, one in inner.items() if isinstance(one, Section)}
+    return {**section.model_dump(mode="json", exclude=fast), **deeper}
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -27,16 +27,16 @@ _LEAST_SECRET = 8
 _said = logging.getLogger(SAID)
 
 
-def secret_values(key_env: str | None = None) -> dict[str, str]:
+def secret_values(*key_envs: str | None) -> dict[str, str]:
     """Values that must not be written down, longest first, and the variable that holds each.
 
     Args:
-        key_env: The environment variable that the recipe names; its value counts however short it is.
+        key_envs: Environment variables that the recipe names; their values count however short they are.
     """
     found = {
         value: name
         for name, value in os.environ.items()
-        if value and (name == key_env or (_SECRET_NAME.search(name) and len(value) >= _LEAST_SECRET))
+        if value and (name in key_envs or (_SECRET_NAME.search(name) and len(value) >= _LEAST_SECRET))
     }
     return dict(sorted(found.items(), key=lambda pair: -len(pair[0])))
 

@@ -19,12 +19,15 @@ import numpy as np
 from teachwise.console import say
 from teachwise.engines import weights_digest
 from teachwise.errors import DataError
+from teachwise.judging import asker, judge_settings
 from teachwise.measures import SOURCES, Asking, Known, Source, find_measure
+from teachwise.measures.judge import counts_of
 from teachwise.recipe import Recipe
 from teachwise.records import AnswerEvidence, Example, Score, Unusable, by_id, driving, read_records
 from teachwise.run_folder import Run, Unit, content_hash, write_records
 from teachwise.tasks import Row, load_task
 from teachwise.tasks.table import check_writable, column_names, numbers, read_table, truths, write_table
+from teachwise.verdicts import JudgeEvidence
 
 NEW_COLUMNS = {
     "answer_entropy": "value",
@@ -141,6 +144,9 @@ def _counts(known: Known, rows: Sequence[Score]) -> dict[str, Any]:
         name for name, rows in known.evidence.items() if name != "answer" and SOURCES[name].record is AnswerEvidence
     ]
     found |= {f"unreadable_{name}": _unreadable(known.evidence[name]) for name in others if name != "bare"}
+    for name, judged in known.evidence.items():
+        if SOURCES[name].record is JudgeEvidence:
+            found |= counts_of(name, judged)
     if missing := sum(row.value is None for row in rows):
         found["no_value"] = missing
     return found
@@ -157,17 +163,24 @@ def gathered(
 
     A file there is named by all that its content depends on, so it is asked for once however the measures change.
     """
-    task = load_task(recipe.data.task, **recipe.data.task_options())
-    prepared = (run.manifest(Unit("prepare")) or {}).get("key")
-    settings, engines = source_settings(recipe), _engines(recipe)
+    task, engines = load_task(recipe.data.task, **recipe.data.task_options()), _engines(recipe)
+    settings = {**recipe.score.model_dump(), "judge_name": recipe.judge.model}
     found: dict[str, list[Any]] = {}
     for name, source in sources.items():
-        names = [one.name for one in fields(source.record)]
-        depends = [prepared, task.prompt_version, name, names, [settings[one] for one in source.reads]]
-        path = run.root / EVIDENCE / f"{name}-{content_hash(json.dumps(depends, sort_keys=True))}"
-        asking = Asking(examples, task, *engines, path, recipe.score.batch_tokens, recipe.score.model_dump())
-        found[name] = _kept(source, asking, path.with_suffix(".parquet"))
+        path = evidence_at(recipe, run, source)
+        parts = path.with_suffix("")
+        asking = Asking(examples, task, *engines, parts, recipe.score.batch_tokens, settings, asker(recipe, run))
+        found[name] = _kept(source, asking, path)
     return found
+
+
+def evidence_at(recipe: Recipe, run: Run, source: Source) -> Path:
+    """Where the evidence of a source lies, once it is gathered."""
+    prompt_version = load_task(recipe.data.task, **recipe.data.task_options()).prompt_version
+    prepared, settings = (run.manifest(Unit("prepare")) or {}).get("key"), source_settings(recipe)
+    names = [one.name for one in fields(source.record)]
+    depends = [prepared, prompt_version, source.name, names, [settings[one] for one in source.reads]]
+    return run.root / EVIDENCE / f"{source.name}-{content_hash(json.dumps(depends, sort_keys=True))}.parquet"
 
 
 def _kept(source: Source, asking: Asking, path: Path) -> list[Any]:
@@ -184,6 +197,7 @@ def source_settings(recipe: Recipe) -> dict[str, Any]:
         **recipe.score.model_dump(mode="json"),
         "student": [recipe.result_fields("student"), weights_digest(student.model)],
         "proxy": [proxy, student.dtype, weights_digest(proxy)] if proxy else None,
+        "judge": judge_settings(recipe),
     }
 
 

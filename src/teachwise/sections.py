@@ -253,6 +253,9 @@ class Score(Section):
         None, description="measures to validate beside it; null: a few that cost no further pass, and controls"
     )
     proxy: str | None = Field(None, description="for `gain`: hub name or folder of a weaker model, as `student.model`")
+    judge: Teacher | None = Field(
+        None, description="for measures of a judge: the model that judges, with fields as `teacher`; null: the teacher"
+    )
     column: str | None = Field(None, description="for `measure: column`: the column with the score, higher = less sure")
     correct: str | None = Field(None, description="for `measure: column`: the column that says if it was right")
     batch_tokens: int = speed(16_384, "tokens per forward pass, padding included", gt=0)

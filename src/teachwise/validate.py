@@ -265,6 +265,7 @@ def validate_scores(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
     for row in scores:
         by_measure.setdefault(row.measure, {})[row.id] = row
     measures = {name: _judged(rows, train, limit) for name, rows in by_measure.items()}
+    mark_scripted(measures, (run.manifest(Unit("score")) or {}).get("counts", {}))
     name, summary = next(iter(measures.items()))
     for other in list(measures)[1:]:
         own = [{key: row for key, row in by_measure[one].items() if key in train} for one in (name, other)]
@@ -307,6 +308,20 @@ def described(name: str) -> dict[str, str]:
     except RecipeError:
         return {"kind": "column", "unit": "", "asks": "measured elsewhere"}
     return {"kind": measure.kind, "unit": measure.unit, "asks": cost_in_words(measure)}
+
+
+def mark_scripted(measures: Mapping[str, dict[str, Any]], counts: Mapping[str, Any]) -> None:
+    """Say of each measure whether its verdicts come from a rule in place of a judge: such figures prove nothing.
+
+    Args:
+        measures: By name, what was found; `is_scripted` is added to each.
+        counts: Of the step `score`.
+    """
+    for name, found in measures.items():
+        needs = find_measure(name).needs if found["kind"] != "column" else ()
+        found["is_scripted"] = any(counts.get(f"scripted_{source}") for source in needs)
+        if found["is_scripted"]:
+            found["asks"] += " to a scripted judge"
 
 
 def confidently_wrong(rows: Sequence[Score], train: Mapping[str, Example]) -> list[Confident]:

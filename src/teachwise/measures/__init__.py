@@ -24,6 +24,7 @@ import numpy as np
 from teachwise.errors import RecipeError
 from teachwise.records import AnswerEvidence, EmbeddingEvidence, Example
 from teachwise.tasks import Task
+from teachwise.verdicts import JudgeEvidence
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Asking:
         folder: Where finished batches are kept until the evidence is whole.
         batch_tokens: Tokens per forward pass, padding included.
         settings: The fields of the recipe's `score` section by name, for sources with settings of their own.
+        teacher: Asks the judge: conversations and the version of their prompt -> the replies, in order.
     """
 
     examples: Sequence[Example]
@@ -79,6 +81,7 @@ class Asking:
     folder: Path
     batch_tokens: int
     settings: Mapping[str, Any] = field(default_factory=dict)
+    teacher: Callable[..., Any] = field(default=lambda *_: [])
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,9 @@ SOURCES = {
         Source("bare", AnswerEvidence, "gold:bare"),
         Source("embedding", EmbeddingEvidence, "embedding:states", passes=1),
         Source("proxy", AnswerEvidence, "answer:proxy", ("proxy",), passes=1),
+        Source("education", JudgeEvidence, "judge:education", ("judge",), calls=2),
+        Source("difficulty", JudgeEvidence, "judge:difficulty", ("judge",), calls=1),
+        Source("steps", JudgeEvidence, "judge:steps", ("judge",), calls=1),
     )
 }
 """Where evidence comes from. One whose record is `AnswerEvidence` may stand after `@`: `answer_entropy@fallback`."""
@@ -226,6 +232,11 @@ MEASURES = {
         Measure("gold_cross_entropy", "gold", "nats", source="the paper's authors, later code"),
         Measure("instruction_difficulty", "gold", "nats", ("answer", "bare"), "IFD: Li et al., arXiv 2308.12032"),
         Measure("embedding_error", "embedding", "0-1", ("embedding",), "a forerunner of the paper: arXiv 2503.01688"),
+        Measure("education_level", "judge", "0-1", ("education",), PAPER),
+        Measure("judged_difficulty", "judge", "0-1", ("difficulty",), "a forerunner of the paper: arXiv 2503.01688"),
+        Measure("reasoning_steps", "judge", "0-1", ("steps",), PAPER),
+        Measure("needs_knowledge", "judge", "0 or 1", ("steps",), PAPER),
+        Measure("needs_reasoning", "judge", "0 or 1", ("steps",), PAPER),
         Measure("question_length", "controls", "characters", ()),
         Measure("option_count", "controls", "options", ()),
         Measure("subject_prior", "controls", "0-1", ()),

@@ -17,7 +17,8 @@ from typing import Any
 
 from teachwise.errors import DataError
 
-from .teacher import USUAL, Habits, habits_named, reply, text_of
+from .judge import judged
+from .teacher import USUAL, Habits, Reply, habits_named, reply, text_of
 from .world import digest
 
 MODEL_NAME = "toy-teacher"
@@ -81,7 +82,9 @@ def complete(body: object, *, seed: int, habits: Habits) -> dict[str, Any]:
     """
     request = _check_request(body)
     try:
-        answer = reply(request["messages"], seed=seed + (request.get("seed") or 0), habits=habits)
+        of_seed = seed + (request.get("seed") or 0)
+        verdict = judged(request["messages"], of_seed)
+        answer = Reply(verdict) if verdict else reply(request["messages"], seed=of_seed, habits=habits)
         n_prompt = sum(len(text_of(message["content"]).split()) for message in request["messages"])
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise BadRequest(str(error), "messages") from error
