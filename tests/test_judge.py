@@ -20,7 +20,7 @@ from teachwise.judging import bound_of
 from teachwise.ledger import Ledger
 from teachwise.measures import SOURCES, Known, find_measure
 from teachwise.measures.judge import counts_of, first_question, read_rating, read_verdict, second_question
-from teachwise.pipeline import make_plan, run_recipe
+from teachwise.pipeline import key_of, make_plan, run_recipe, step_named
 from teachwise.recipe import load_recipe
 from teachwise.run_folder import Unit
 from teachwise.tasks.toy import Toy
@@ -240,7 +240,7 @@ def test_every_failure_is_counted_and_kept_and_nothing_is_bought_twice(bench, re
         ("e06", "education"): ["It is hard to say."],
         ("e07", "rating"): ["It is hard to say."],
         ("e08", "rating"): ["I doubt it. [[7]]"],
-        ("e09", "rating"): [("[[9", "length")],
+        ("e09", "rating"): [("[[9]], or rather", "length")],
         ("e10", "education"): [f"your key is {KEY} [[graduate]]"],
         ("e11", "rating"): [422],
     }
@@ -288,7 +288,7 @@ def test_every_failure_is_counted_and_kept_and_nothing_is_bought_twice(bench, re
 
 def test_too_many_failures_are_no_result(bench, recipe, gather):
     bench.script = {(f"e{n:02}", "difficulty"): [422] for n in range(4)}
-    with pytest.raises(TeacherError, match="score: 4 of 60 requests to the judge failed, the first with .*said 422"):
+    with pytest.raises(TeacherError, match=r"score: 4 of 60 requests to the judge failed, the first with .*said 422"):
         gather(recipe(), "difficulty")
     assert not (gather.run.root / "evidence").exists()
     bench.script = {}
@@ -311,12 +311,26 @@ def test_the_budget_stops_the_judge_and_a_larger_one_goes_on(bench, recipe, gath
     assert set(bench.answered.values()) == {1}
 
 
+def score_key(recipe):
+    return key_of(step_named("score"), Unit("score"), recipe, {})
+
+
 def test_speed_asks_nothing_again_and_another_judge_does(bench, recipe, gather):
     gather(recipe(), "difficulty")
-    gather(recipe(concurrency=1, timeout_seconds=9), "difficulty")
+    faster = recipe(concurrency=1, timeout_seconds=9)
+    gather(faster, "difficulty")
     assert len(bench.bodies) == N
+    assert score_key(faster) == score_key(recipe()) != score_key(recipe(model="judge-2"))
     gather(recipe(model="judge-2"), "difficulty")
     assert len(bench.bodies) == 2 * N
+
+
+def test_the_teacher_is_part_of_a_scores_key_only_where_it_judges(recipe_with):
+    def key(model, measure):
+        return score_key(recipe_with(teacher={"model": model}, score={"also": [measure]}))
+
+    assert key("big", "reasoning_steps") != key("bigger", "reasoning_steps")
+    assert key("big", "random") == key("bigger", "random")
 
 
 # consent
@@ -345,7 +359,7 @@ def test_a_verdict_that_is_not_rated_yet_is_one_request_more(bench, recipe, gath
 
 def test_nothing_is_asked_without_a_yes_above_the_threshold(bench, recipe, gather, nobody, monkeypatch):
     dear = recipe({"ask_above_tokens": 5_000})
-    with pytest.raises(GateError, match="up to 120 requests, up to .* teacher tokens, and nobody said yes") as caught:
+    with pytest.raises(GateError, match=r"up to 120 requests, up to .* teacher tokens, and nobody said yes") as caught:
         ask_before_judging(dear, gather.run, False)
     assert "budget.ask_above_tokens" in caught.value.hint
     with pytest.raises(GateError, match="the judge of `score` is not paid yet: up to 120 requests"):

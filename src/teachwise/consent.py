@@ -83,7 +83,8 @@ def ask_before_judging(recipe: Recipe, run: Run, is_agreed: bool | None) -> None
     place = "this machine" if judge.engine == "hf" else host_of(judge.base_url)
     say(escape(f"judge  {judge.model} at {place}: {what}, before the gate"))
     if is_agreed is None:
-        raise GateError(f"plan: the judge of `score` is not paid yet: {what}", "a plan buys nothing: score first")
+        hint = "a plan buys nothing: `teachwise score RECIPE` buys the verdicts, and then it can be planned"
+        raise GateError(f"plan: the judge of `score` is not paid yet: {what}", hint)
     if judge.delivery != "files":
         check_key(judge.key_env)
     if is_agreed or judge.delivery == "files" or _is_free(recipe):
