@@ -170,6 +170,11 @@ LEDGER_COLUMNS = {
     "completion_tokens": "tokens written: what the server says, or what can be counted here if that is more",
     "error": "why there is no reply",
     "changed_at": "seconds since 1970",
+    "served_model": "the model that the endpoint says has answered",
+    "host": "the endpoint's host; empty for a model that ran here",
+    "raw": "the whole reply where it holds no text that can be read",
+    "over_read": "how many times the bound on tokens read a reply came to; 1 where it kept to it",
+    "over_written": "how many times the bound on tokens written a reply came to; 1 where it kept to it",
 }
 
 

@@ -39,7 +39,7 @@ TEACHER_CASES = {
     "half JSON": (200, '{"choices": [', NONSENSE, "run again"),
     "nothing": (200, "", NONSENSE, "run again"),
     "no choices": (200, {"choices": []}, f"{NONSENSE}'no choices'", "run again"),
-    "no text": (200, {"choices": [{"message": {"content": 5}}]}, "the reply has no text", "run again"),
+    "no text": (200, {"choices": [{"message": {"content": 5}}]}, "without a text that can be read", "run again"),
     "bad request": (400, {"error": {"message": "too long"}}, "BadRequestError: ", "mend what it says"),
     "broken": (500, "boom", " answers 500: ", "mend what it says"),
     "too fast for hours": (429, {"error": {"message": "slow down"}}, "turns requests away until ", "then, or lower"),

@@ -84,6 +84,12 @@ def test_rejected_ones_that_are_asked_again_are_in_it():
     assert cost_of(asks, Basis([Seen(400, 100, 300)] * 10)).expected is None
 
 
+def test_the_bound_holds_where_the_first_is_cut_off_and_all_further_samples_have_the_longer_limit():
+    asks = Ask(400, 60, 416, 1000, retries=2, may_grow=True)
+    assert asks.bound() == (416 + 1000) + 3 * (416 + 2000)
+    assert Ask(400, 60, 416, 1000, retries=2).bound() == 3 * (416 + 1000)
+
+
 def test_a_reply_that_was_cut_off_is_longer_than_it_was():
     grown = Ask(400, 60, 416, 2000, has_grown=True)
     assert cost_of([grown], Basis([Seen(400, 100, 300)] * 10)) == Range(1100, 1600, 2100)

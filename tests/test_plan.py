@@ -324,6 +324,13 @@ def test_the_high_end_in_dollars_counts_capped_by_the_budget(recipe, routed):
     assert passed(recipe(budget={**prices, "ask_above_usd": None}), routed) is None
 
 
+def test_what_was_bought_before_a_price_was_known_counts_at_the_price_of_today(recipe, routed):
+    buy_by_hand(recipe(), routed, routed.train[:10])
+    found = made(recipe(budget={"usd": 0.9, "prices": PRICES}), routed)
+    assert found.spent.usd == pytest.approx(10 * 80 * 1000 / 1e6)
+    assert found.borne.high == 0, "no request more can be borne by the ten cents that are left"
+
+
 def test_a_threshold_is_passed_above_it_and_not_at_it(recipe, routed):
     prices, bound = {"input": 1000.0, "output": 1000.0}, int(made(recipe(), routed).tokens.high)
     assert passed(recipe(budget={"ask_above_tokens": bound}), routed) is None

@@ -1,4 +1,4 @@
-"""What is known of a batch: `ledger.batches/NAME.json`, beside its requests, written whole before and after every call."""
+"""What is known of a batch, in `ledger.batches/NAME.json` beside its requests."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -33,7 +33,7 @@ class Note:
     status: str = "written"
 
     def save(self, folder: Path) -> None:
-        """Write it down."""
+        """Write it down, all of it or nothing."""
         write_json(folder / f"{self.name}.json", asdict(self))
 
 

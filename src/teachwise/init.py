@@ -130,13 +130,13 @@ def suggested_budget(table: Table, max_tokens: int) -> int:
 
 def _next(target: Path) -> list[str]:
     name = shlex.quote(str(target))
-    commands = [f"teachwise run {name} --until route", f"teachwise run {name}"]
+    commands = {
+        f"teachwise check {name}": "looks for slips, the models and the key",
+        f"teachwise plan {name}": "scores the student and says what the teacher may cost; buys nothing",
+        f"teachwise run {name}": "goes on from there, to the report",
+    }
     width = max(map(len, commands))
-    return [
-        f"wrote {target}; look it over, then:",
-        f"  {commands[0]:{width}}   # scores the student and says what the teacher may cost; buys nothing",
-        f"  {commands[1]:{width}}   # goes on from there, to the report",
-    ]
+    return [f"wrote {target}; look it over, then:", *(f"  {one:{width}}   # {why}" for one, why in commands.items())]
 
 
 # the recipe

@@ -35,10 +35,6 @@ BEFORE_TEACH = ("prepare", "score", "validate", "route")
 """Steps up to which a run needs no teacher."""
 MOST_NAMED = 5
 """Changed fields that are named one by one."""
-_NOT_CHOSEN = (
-    "the scores failed their check: what is bought from here on goes to questions chosen no better than by lot, and"
-    " arms that follow the scores prove nothing; Ctrl-C stops, and all that is done is kept"
-)
 
 
 def run_recipe(recipe: Recipe, root: str | Path, until: str = "report", yes: bool = False) -> Run:
@@ -125,7 +121,7 @@ def make_plan(
 
 def _do_steps(steps: tuple[Step, ...], recipe: Recipe, run: Run, view: View, yes: bool) -> None:
     keys: dict[Unit, str] = {}
-    is_trusted, is_failed = True, False
+    is_trusted = True
     for step in steps:
         for unit in units_of(step, recipe):
             keys[unit] = settled_key(step, unit, key_of(step, unit, recipe, keys, is_trusted), recipe, run)
@@ -137,12 +133,9 @@ def _do_steps(steps: tuple[Step, ...], recipe: Recipe, run: Run, view: View, yes
             view.end(step.name, is_new=unit not in there)
         if step.name == "validate":
             is_trusted = gate(recipe, run)
-            is_failed = is_trusted and run.validation["verdict"] in FAILING
         if step.name == "route":
             made = plan(recipe, run, units_of(step_named("teach"), recipe))
             say(f"[bold]plan[/bold]  {escape(line(made))}")
-            if is_failed and _is_buying(recipe, run):
-                say(f"[bold red]WARNING[/bold red] {_NOT_CHOSEN}")
             if steps[-1].name not in BEFORE_TEACH:
                 ask_before_buying(made, recipe, yes or not _is_buying(recipe, run))
 
@@ -199,7 +192,7 @@ def _spent(recipe: Recipe, run: Run) -> str:
     if not path.exists():
         return recipe.budget.limits.text(Spent())
     with closing(Ledger(path)) as ledger:
-        return recipe.budget.limits.text(ledger.spent())
+        return recipe.budget.limits.text(ledger.spent(recipe.price))
 
 
 def _is_buying(recipe: Recipe, run: Run) -> bool:
@@ -247,7 +240,8 @@ def gate(recipe: Recipe, run: Run) -> bool:
     if recipe.validation.on_fail == "stop":
         raise GateError(message, "try another score.measure; or go on knowingly with validate.on_fail=warn or =random")
     if recipe.validation.on_fail == "warn":
-        say(f"[bold red]WARNING[/bold red] {message}; going on, as validate.on_fail: warn says")
+        so = "arms that follow it choose no better than by lot, whatever is bought for them, and prove nothing"
+        say(f"[bold red]WARNING[/bold red] {message}: {so}; going on, as validate.on_fail: warn says")
     else:
         say(f"[yellow]warning[/yellow] {message}; going on, as validate.on_fail: {recipe.validation.on_fail} says")
     return recipe.validation.on_fail == "warn"

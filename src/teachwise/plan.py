@@ -83,6 +83,7 @@ class Plan:
         wanted: Distinct rationales, of all arms.
         open: Of these, to be bought.
         under_way: Of these, in a batch: set aside for, and no part of what is to be bought.
+        batches: Requests that wait in a batch, by its name, for the batches that hold nothing wanted.
         requests: Requests to be sent, those asked again included.
         tokens: What is to be bought, read and written.
         usd: The same in dollars; None where the price is not known.
@@ -107,6 +108,7 @@ class Plan:
     wanted: int
     open: int
     under_way: int
+    batches: dict[str, int]
     requests: Range
     tokens: Range
     usd: Range | None
@@ -160,13 +162,14 @@ def _plan(recipe: Recipe, run: Run, found: Sequence[Wish], asks: dict[str, Ask],
     return Plan(
         teacher=recipe.teacher.model,
         place=place_of(recipe),
-        is_free=is_free(recipe),
+        is_free=recipe.is_free,
         basis=known if basis.is_known else "bounds",
         n_seen=len(basis.seen),
         thin=basis.thin(to_buy),
         wanted=len(found),
         open=len(to_buy),
         under_way=sum(wish.is_under_way for wish in found),
+        batches=_other_batches(recipe, run, found),
         requests=requests,
         tokens=tokens,
         usd=usd,
@@ -190,14 +193,6 @@ def place_of(recipe: Recipe) -> str:
     return host_of(recipe.teacher.base_url)
 
 
-def is_free(recipe: Recipe) -> bool:
-    """Whether the teacher costs no money: it is on this machine, and the recipe does not say that it has a price."""
-    from teachwise.engines.openai import is_here  # not above: the SDK behind it is slow to load
-
-    is_own = recipe.teacher.engine == "hf" or is_here(recipe.teacher.base_url)
-    return is_own and recipe.budget.prices is None
-
-
 def _usd(asks: Sequence[Ask], basis: Basis, price: Price | None) -> Range | None:
     return cost_of(asks, basis, price.input_usd / 1e6, price.output_usd / 1e6) if price else None
 
@@ -207,7 +202,16 @@ def _spent(recipe: Recipe, run: Run) -> Spent:
     if not path.exists():
         return Spent()
     with closing(Ledger(path)) as ledger:
-        return ledger.spent()
+        return ledger.spent(recipe.price)
+
+
+def _other_batches(recipe: Recipe, run: Run, found: Sequence[Wish]) -> dict[str, int]:
+    path, keys = recipe.ledger_at(run.root), {request.key for wish in found for request, _ in wish.tries}
+    if not path.exists():
+        return {}
+    with closing(Ledger(path)) as ledger:
+        waiting = ledger.in_batches()
+    return {name: len(rows) for name, rows in waiting.items() if keys.isdisjoint(row.key for row in rows)}
 
 
 def _n_stages(recipe: Recipe) -> int:

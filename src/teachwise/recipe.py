@@ -125,6 +125,14 @@ class Recipe(Section):
         """The same in the way in which the recipe has replies delivered: a batch costs less."""
         return self.price.in_batch if self.price and self.teacher.delivery == "batch" else self.price
 
+    @property
+    def is_free(self) -> bool:
+        """Whether the teacher costs no money: it is on this machine, and the recipe names no price for it."""
+        from teachwise.engines.openai import is_here  # not above: the SDK behind it is slow to load
+
+        is_own = self.teacher.engine == "hf" or is_here(self.teacher.base_url)
+        return is_own and self.budget.prices is None
+
     def ledger_at(self, root: Path) -> Path:
         """Where the ledger of a run folder lies: in it, unless the recipe names one that several runs share."""
         return Path(self.teacher.ledger) if self.teacher.ledger else root / LEDGER

@@ -22,8 +22,10 @@ MARKUP_TOKENS = 16
 """More tokens than a chat template puts around a message; one that adds a text of its own may put more."""
 WHOLE = ("stop", "eos", "end_turn", "stop_sequence", "tool_calls", "function_call", "unknown")
 """Words for the end of a reply that came whole; the last is for an endpoint that says none."""
-CUT = ("length", "max_tokens", "model_length", "max_output_tokens", "repetition_truncation", "time_limit", "abort")
-CUT += ("insufficient_system_resource", "error")
+CUT = (
+    *("length", "max_tokens", "model_length", "max_output_tokens", "time_limit"),
+    *("repetition_truncation", "insufficient_system_resource", "abort", "error"),
+)
 """Words for the end of one that was cut off, by a limit or by trouble at the server; what came was billed."""
 FILTERED_ENDS = ("content_filter", "safety", "refusal", "recitation", "blocklist", "prohibited_content", "sensitive")
 """Words for the end of one that the provider refused."""

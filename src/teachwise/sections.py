@@ -142,6 +142,13 @@ class Teacher(Section):
         return {**self.options, **asked}
 
     @property
+    def weights(self) -> str:
+        """What runs here and in which form; "" for a model at an endpoint, which its name alone tells apart."""
+        pinned = f" revision={self.revision}" if self.revision else ""
+        form = f" dtype={self.dtype}" if self.dtype != "auto" else ""
+        return "" if self.engine == "openai" else f"{self.engine}{pinned}{form}"
+
+    @property
     def engine_options(self) -> dict[str, Any]:
         """The flat fields that an engine is made with."""
         both = {"model", "engine", "base_url", "key_env", "concurrency", "timeout_seconds"}
@@ -213,7 +220,7 @@ class Prices(Section):
 
 
 class Budget(Section):
-    """What may be spent. A ledger that several runs share has one budget: its own."""
+    """What may be spent. A cap counts all that the ledger holds: where runs share one, what the others spent too."""
 
     teacher_tokens: Annotated[int, Field(ge=0)] | None = Field(
         None, description="cap on tokens read and written by the teacher; null is no cap"

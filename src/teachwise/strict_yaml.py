@@ -166,8 +166,9 @@ def validated(model: type[Model], content: dict[str, Any], places: dict[Place, s
         return model.model_validate(content)
     except ValidationError as error:
         problems = "\n".join(_problem(model, item, places, path) for item in error.errors())
-        same = "with the same KEY=VALUE" if COMMAND_LINE in places.values() else path  # the file alone would pass
-        hint = f"`teachwise check` {same} checks again in a second; docs/recipe.md lists every field"
+        is_changed = COMMAND_LINE in places.values()  # the file alone may well pass
+        check = "`teachwise check` with the same KEY=VALUE" if is_changed else f"`teachwise check {path}`"
+        hint = f"{check} checks again in a second; docs/recipe.md lists every field"
         raise RecipeError(problems, hint) from None
 
 
