@@ -281,20 +281,24 @@ def to_table(kind: type[Record], rows: Iterable[Record]) -> pa.Table:
         DataError: a number is NaN or infinite. Such a value is a fault upstream and is never written.
     """
     table = pa.Table.from_pylist([asdict(row) for row in rows], schema=arrow_schema(kind))  # type: ignore[call-overload]
-    for field in table.schema:
-        if pa.types.is_floating(field.type):
-            _refuse_not_finite(kind, table, field.name)
+    for name in table.column_names:
+        _refuse_not_finite(kind, table, name)
     return table
 
 
 def _refuse_not_finite(kind: type, table: pa.Table, name: str) -> None:
-    bad = pc.invert(pc.is_finite(table[name]))
-    if pc.any(bad).as_py():
-        row = table.filter(bad).slice(0, 1).to_pylist()[0]
-        raise DataError(
-            f"{kind.__name__} {row.get('id', '')}: {name} is {row[name]}, wanted a finite number",
-            "a model that gives NaN is often loaded in the wrong dtype: try `student.dtype=float32`",
-        )
+    """Refuse NaN and infinities in a column of numbers, or of lists of numbers."""
+    values, is_list = table[name], pa.types.is_list(table.schema.field(name).type)
+    if is_list:
+        values = pc.list_flatten(values)
+    if not pa.types.is_floating(values.type) or (bad := pc.index(pc.is_finite(values), False).as_py()) < 0:
+        return
+    row = pc.list_parent_indices(table[name])[bad].as_py() if is_list else bad
+    who = table["id"][row].as_py() if "id" in table.column_names else ""
+    raise DataError(
+        f"{kind.__name__} {who}: {name} is {values[bad].as_py()}, wanted a finite number",
+        "a model that gives NaN is often loaded in the wrong dtype: try `student.dtype=float32`",
+    )
 
 
 def from_table(kind: type[Record], table: pa.Table) -> list[Record]:

@@ -19,6 +19,7 @@ import numpy as np
 from teachwise.console import say
 from teachwise.engines import weights_digest
 from teachwise.errors import DataError
+from teachwise.evidence import ChainEvidence, VoteEvidence
 from teachwise.measures import SOURCES, Asking, Known, Source, find_measure
 from teachwise.recipe import Recipe
 from teachwise.records import AnswerEvidence, Example, Score, Unusable, by_id, driving, read_records
@@ -141,9 +142,23 @@ def _counts(known: Known, rows: Sequence[Score]) -> dict[str, Any]:
         name for name, rows in known.evidence.items() if name != "answer" and SOURCES[name].record is AnswerEvidence
     ]
     found |= {f"unreadable_{name}": _unreadable(known.evidence[name]) for name in others if name != "bare"}
+    for name, rows_of in known.evidence.items():
+        found |= _written_counts(name, rows_of)
     if missing := sum(row.value is None for row in rows):
         found["no_value"] = missing
     return found
+
+
+def _written_counts(name: str, evidence: Sequence[Any]) -> dict[str, int]:
+    """Of what the student wrote: how many texts state no answer, and how many met their limit."""
+    if SOURCES[name].record is ChainEvidence:
+        texts = [(one.stated, one.is_truncated) for one in evidence]
+        unreadable, cut = sum(stated is None for stated, _ in texts), sum(is_cut for _, is_cut in texts)
+    elif SOURCES[name].record is VoteEvidence:
+        unreadable, cut = sum(one.votes.count("") for one in evidence), sum(one.n_truncated for one in evidence)
+    else:
+        return {}
+    return {f"unreadable_{name}": unreadable, f"truncated_{name}": cut}
 
 
 def _unreadable(answers: Sequence[AnswerEvidence]) -> int:

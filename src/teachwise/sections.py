@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from teachwise.engines import address_fault
 from teachwise.errors import RecipeError
-from teachwise.measures import BESIDE, find_measure
+from teachwise.measures import BESIDE, SAMPLES, SOURCES, find_measure
 from teachwise.records import Give
 from teachwise.sampling import EDGES
 
@@ -150,6 +150,9 @@ class Score(Section):
         None, description="measures to validate beside it; null: a few that cost no further pass, and controls"
     )
     proxy: str | None = Field(None, description="for `gain`: hub name or folder of a weaker model, as `student.model`")
+    max_new_tokens: Positive = Field(1024, description="for `chain_...`, `thinking_...`, `vote_...`: longest chain")
+    samples: int = Field(SAMPLES, ge=2, le=1000, description="for `vote_...`: chains that vote on each question")
+    temperature: float = Field(0.7, gt=0, le=10, description="for `vote_...`: at which they are drawn")
     column: str | None = Field(None, description="for `measure: column`: the column with the score, higher = less sure")
     correct: str | None = Field(None, description="for `measure: column`: the column that says if it was right")
     batch_tokens: int = speed(16_384, "tokens per forward pass, padding included", gt=0)
@@ -172,6 +175,14 @@ class Score(Section):
                 raise fault_at(("also", number), f"{name!r} stands there twice")
             _known_measure(("also", number), name, self)
         return self
+
+    @property
+    def alone(self) -> "Score":
+        """The same as far as the driving measure goes: no other one, and what only others ask for at its default."""
+        needs = () if self.measure == "column" else find_measure(self.measure).needs
+        read = {name for one in needs for name in SOURCES[one].reads}
+        rest = {name for source in SOURCES.values() for name in source.reads} & set(Score.model_fields) - read
+        return self.model_copy(update={"also": [], **{name: Score.model_fields[name].default for name in rest}})
 
     @property
     def measures(self) -> list[str]:

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from teachwise.errors import RecipeError
+from teachwise.evidence import ChainEvidence, VoteEvidence
 from teachwise.records import AnswerEvidence, EmbeddingEvidence, Example
 from teachwise.tasks import Task
 
@@ -109,6 +110,10 @@ class Source:
         return found
 
 
+SAMPLES = 5
+"""Texts per question that vote, where a recipe does not say."""
+_SAMPLING = ("student", "samples", "temperature", "max_new_tokens")
+
 SOURCES = {
     one.name: one
     for one in (
@@ -118,6 +123,9 @@ SOURCES = {
         Source("bare", AnswerEvidence, "gold:bare"),
         Source("embedding", EmbeddingEvidence, "embedding:states", passes=1),
         Source("proxy", AnswerEvidence, "answer:proxy", ("proxy",), passes=1),
+        Source("chain", ChainEvidence, "chain:chains", ("student", "max_new_tokens"), passes=1, texts=1),
+        Source("reply", ChainEvidence, "sequence:replies", passes=1, texts=1),
+        Source("votes", VoteEvidence, "votes:votes", _SAMPLING, texts=SAMPLES),
     )
 }
 """Where evidence comes from. One whose record is `AnswerEvidence` may stand after `@`: `answer_entropy@fallback`."""
@@ -212,6 +220,8 @@ def as_lines() -> list[str]:
 
 
 PAPER = "arXiv 2506.21220"
+SEQUENCES = "Malinin and Gales, arXiv 2002.07650"
+VOTES = "self-consistency: Wang et al., arXiv 2203.11171"
 MEASURES = {
     one.name: one
     for one in (
@@ -226,6 +236,31 @@ MEASURES = {
         Measure("gold_cross_entropy", "gold", "nats", source="the paper's authors, later code"),
         Measure("instruction_difficulty", "gold", "nats", ("answer", "bare"), "IFD: Li et al., arXiv 2308.12032"),
         Measure("embedding_error", "embedding", "0-1", ("embedding",), "a forerunner of the paper: arXiv 2503.01688"),
+        Measure("chain_answer", "chain", "nats", ("chain",), PAPER),
+        Measure("chain_max", "chain", "nats", ("chain",), PAPER),
+        Measure("chain_mean", "chain", "nats", ("chain",), PAPER),
+        Measure("chain_gap", "chain", "nats", ("chain",), PAPER),
+        Measure("chain_top_two", "chain", "nats", ("chain",), PAPER),
+        Measure("chain_mix", "chain", "nats", ("chain",), PAPER),
+        Measure("chain_margin", "chain", "0-1", ("chain",), PAPER),
+        Measure("chain_sentence_mean", "chain", "nats", ("chain",), PAPER),
+        Measure("chain_sentence_max", "chain", "nats", ("chain",), PAPER),
+        Measure("chain_sentence_peak", "chain", "nats", ("chain",), PAPER),
+        Measure("chain_tail", "chain", "nats", ("chain",), "the paper's authors, later code"),
+        Measure("chain_tail_max", "chain", "nats", ("chain",), "the paper's authors, later code"),
+        Measure("chain_tail_median", "chain", "nats", ("chain",), "the paper's authors, later code"),
+        Measure("chain_high_share", "chain", "0-1", ("chain",), "the paper's authors, later code"),
+        Measure("chain_surprise", "chain", "nats", ("chain",), SEQUENCES),
+        Measure("chain_sequence", "chain", "nats", ("chain",), SEQUENCES),
+        Measure("sequence_entropy", "sequence", "nats", ("reply",), SEQUENCES),
+        Measure("sequence_surprise", "sequence", "nats", ("reply",), SEQUENCES),
+        Measure("thinking_length", "thinking", "tokens", ("chain",), PAPER),
+        Measure("thinking_entropy", "thinking", "nats", ("chain",), PAPER),
+        Measure("thinking_cut", "thinking", "0-1", ("chain",), PAPER),
+        Measure("vote_entropy", "votes", "nats", ("votes",), VOTES),
+        Measure("vote_agreement", "votes", "0-1", ("votes",), VOTES),
+        Measure("vote_conflict", "votes", "0-1", ("answer", "votes")),
+        Measure("vote_hybrid", "votes", "nats", ("answer", "votes")),
         Measure("question_length", "controls", "characters", ()),
         Measure("option_count", "controls", "options", ()),
         Measure("subject_prior", "controls", "0-1", ()),

@@ -1,0 +1,60 @@
+"""Evidence of what a model writes: of each text a few numbers for every token, never whole logits."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ChainEvidence:
+    """What a student wrote for one example, greedily, and how sure it was of every token.
+
+    `entropies`, `leads` and `logprobs` have one number for each token written, the one that ended the turn included.
+
+    Attributes:
+        id: The example.
+        text: What it wrote, without special tokens.
+        stated: The answer that the text states, or None.
+        is_truncated: It met the limit before it ended its turn.
+        prompt_tokens: Tokens the student read.
+        entropies: Entropy over the full vocabulary, nats.
+        leads: Lead of the likeliest token over the second likeliest, p1 - p2, 0-1.
+        logprobs: Logarithm of the probability of the token itself, nats; -10,000 stands for anything less likely.
+        sentences: Number of the first token of each sentence, from 0.
+        answer_at: Number of the token where the stated answer begins, or None.
+        thinking_tokens: Tokens up to `</think>`, where there is one; else those before the answer, else all.
+    """
+
+    id: str
+    text: str
+    stated: str | None
+    is_truncated: bool
+    prompt_tokens: int
+    entropies: tuple[float, ...]
+    leads: tuple[float, ...]
+    logprobs: tuple[float, ...]
+    sentences: tuple[int, ...]
+    answer_at: int | None
+    thinking_tokens: int
+
+    @property
+    def text_tokens(self) -> int:
+        """Tokens of the text, the one that ended the turn left out."""
+        return len(self.entropies) - (not self.is_truncated)
+
+
+@dataclass(frozen=True, slots=True)
+class VoteEvidence:
+    """What a student answers where it thinks several times, each time by lot.
+
+    Attributes:
+        id: The example.
+        votes: S, the answer that each text states; "" where it states none.
+        texts: S, what it wrote, without special tokens.
+        generated_tokens: S, tokens written.
+        n_truncated: Texts that met the limit before the turn ended.
+    """
+
+    id: str
+    votes: tuple[str, ...]
+    texts: tuple[str, ...]
+    generated_tokens: tuple[int, ...]
+    n_truncated: int
