@@ -131,6 +131,8 @@ class Chat:
 
         Tokenizers write a token alone without the blank before it, so each is decoded after its neighbour.
         """
+        if not len(ids):
+            return []
         alone: list[str] = self.tokenizer.batch_decode([[token] for token in ids], skip_special_tokens=True)
         pairs = self.tokenizer.batch_decode([*map(list, pairwise(ids))], skip_special_tokens=True)
         after = zip(alone, alone[1:], pairs, strict=False)
