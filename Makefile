@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 DONE   := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check static fmt docs bench toy clean
+.PHONY: help setup demo test check static fmt docs bench bench-faults bench-replay toy clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 $(DONE): pyproject.toml constraints.txt
 	@echo "making the environment in $(VENV) (about 2 GB; the first time takes a few minutes)"
@@ -43,6 +43,12 @@ docs: $(DONE) ## write the parts of the docs that come from the code
 
 bench: $(DONE) ## kill -9 at 20 points, resume, compare
 	@$(BIN)/python bench/kills.py --json bench/results/kills.json
+
+bench-faults: $(DONE) ## kill -9 the buying client at 200 points while its server fails; count the harm
+	@$(BIN)/python bench/faults.py --json bench/results/faults.json
+
+bench-replay: $(DONE) ## a recorded teacher: nothing lost under faults, and the overhead of ledger and client per request
+	@$(BIN)/python bench/replay.py --json bench/results/replay.json
 
 toy: $(DONE) ## pre-train the shipped student again, and one of half and one of double its size (45 minutes, one core)
 	@for size in student half double; do $(BIN)/python -m teachwise.toy.pretrain --size $$size --out build/toy/$$size; done

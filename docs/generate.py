@@ -24,7 +24,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from teachwise import ledger, lessons, records
+from teachwise import ledger_schema, lessons, plan, records
 from teachwise.measures import MEASURES, cost_in_words
 from teachwise.pipeline import STEPS, Step, step_named
 from teachwise.recipe import Recipe
@@ -129,7 +129,7 @@ def fields_part(*names: str) -> str:
 
 def record_part(name: str) -> str:
     """The columns of a table: name, type, meaning, from the record class."""
-    kind = getattr(records, name, None) or getattr(lessons, name)
+    kind = next(getattr(home, name) for home in (records, lessons, plan) if hasattr(home, name))
     meaning = _attributes(kind.__doc__ or "")
     hints = get_type_hints(kind)
     rows = [f"| `{field.name}` | {_kind(hints[field.name])} | {meaning[field.name]} |" for field in fields(kind)]
@@ -139,7 +139,7 @@ def record_part(name: str) -> str:
 
 def ledger_part() -> str:
     """The columns of the ledger, from its schema."""
-    columns = re.findall(r"^    (\w+) +(\w+)(.*?),?$", ledger._SCHEMA, re.MULTILINE)
+    columns = re.findall(r"^    (\w+) +(TEXT|INTEGER|REAL)(.*?),?$", ledger_schema.SCHEMA, re.MULTILINE)
     kinds = {"TEXT": "text", "INTEGER": "whole number", "REAL": "number"}
     rows = [f"| `{name}` | {kinds[kind]} | {LEDGER_COLUMNS[name]} |" for name, kind, _ in columns]
     return "| column of `request` | type | |\n|---|---|---|\n" + "\n".join(rows) + "\n"
@@ -149,13 +149,25 @@ LEDGER_COLUMNS = {
     "key": "hash of all that can change the reply",
     "model": "the teacher's name at its endpoint",
     "body": "the request as JSON",
-    "state": "`sent`, `done`, `failed` (refused, costs nothing) or `unknown` (may have been billed; asked again)",
-    "reserved_tokens": "more than the request can cost; counted until its reply is there",
-    "lost_tokens": "reservations of earlier tries that nobody knows the bill of",
+    "state": "`planned`, `reserved`, `sent`; `ok`, `truncated`, `refused` (results); `failed` or `unknown` (none)",
+    "owner": "the process or the batch that has it under way",
+    "sends": "how often it was sent; one that was turned away for coming too fast does not count",
+    "reserved_prompt_tokens": "more than the prompt can be; counted while there is no outcome",
+    "reserved_completion_tokens": "more than the reply can be; counted while there is no outcome",
+    "lost_requests": "earlier tries of which nobody knows whether they were billed",
+    "lost_tokens": "reservations of these",
+    "lost_usd": "the same in dollars",
+    "input_usd": "price of a million tokens read; empty where it is not known",
+    "cached_usd": "price of a million tokens read from the endpoint's cache",
+    "output_usd": "price of a million tokens written",
+    "prices": "where the prices come from, and of when they are",
     "text": "the reply as received",
+    "reasoning": "what a reasoning model wrote in a field of its own",
+    "logprobs": "log-probabilities as the endpoint gave them, as JSON",
     "finish_reason": "`stop`, `length`, or what the server said",
-    "prompt_tokens": "tokens read, as the server says",
-    "completion_tokens": "tokens written, as the server says",
+    "prompt_tokens": "tokens read: what the server says, or what can be counted here if that is more",
+    "cached_tokens": "of these, from the endpoint's cache",
+    "completion_tokens": "tokens written: what the server says, or what can be counted here if that is more",
     "error": "why there is no reply",
     "changed_at": "seconds since 1970",
 }

@@ -9,7 +9,6 @@ told apart from it, and the interval says which.
 
 import argparse
 import tempfile
-from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -69,18 +68,16 @@ wanted = {
     for chosen in arms.values()
     for i in chosen
 }
-for request, reply in teacher.answer(takewhile(lambda request: ledger.reserve(request, 200_000), wanted.values())):
-    ledger.settle(request, reply)
-replies = {id_: ledger.reply(request) for id_, request in wanted.items()}
+terms = tw.Terms(limits=tw.Limits(teacher_tokens=200_000))
+bought = tw.buy(list(wanted.values()), teacher, ledger, terms)
+replies = {id_: bought[request.key] for id_, request in wanted.items()}
 by_id = {example.id: example for example in train}
-rationales = {
+rationales = {  # wrong and unreadable ones are not learnt
     id_: reply.text
     for id_, reply in replies.items()
-    if reply and task.read_answer(by_id[id_], reply.text) == gold[id_]  # wrong and unreadable ones are not learnt
+    if reply.state == "ok" and task.read_answer(by_id[id_], reply.text) == gold[id_]
 }
-if not all(replies.values()):
-    raise SystemExit("the budget is spent; what was bought is in the ledger")
-print(f"bought {len(wanted)} rationales for {ledger.spent_tokens():,} tokens; {len(rationales)} state the right answer")
+print(f"bought {len(wanted)} rationales for {ledger.spent().tokens:,} tokens; {len(rationales)} state the right answer")
 
 # 6. Train: answers first, then rationales, on the same weights. The loss is on the completion and its end alone.
 

@@ -59,7 +59,9 @@ STAND_INS = {
     "teachwise demo": "takes minutes: `runs/demo` is there, made by the same command with fewer questions",
 }
 """Whole commands for which something else stands in."""
-WITH_TEACHER = ("run", "prepare", "score", "validate", "route", "teach", "train", "evaluate", "compare", "report")
+WITH_TEACHER = (
+    "run", "plan", "prepare", "score", "validate", "route", "teach", "train", "evaluate", "compare", "report",
+)  # fmt: skip
 """Where one of these is given a recipe file, `teacher.base_url` is that of a scripted teacher on this machine."""
 
 FOUR_KEYS = {
@@ -158,7 +160,7 @@ def without_numbers(text: str) -> str:
     A count of 0 is not said, so with other figures the word may be there or not.
     """
     text = re.sub(r"[ \t]+", " ", re.sub(r"[-+−]?\d[\d,_]*(\.\d+)?(e[-+]?\d+)?", "#", text))
-    return re.sub(r" (wrong|unreadable|truncated|failed|skipped) #", "", text)
+    return re.sub(r" (wrong|unreadable|truncated|refused|failed|unknown|unpaid|unusable_tokens|skipped) #", "", text)
 
 
 def is_shown(wanted: str, printed: str) -> bool:
@@ -301,4 +303,4 @@ def check_options(command: str) -> None:
 
 def make_targets() -> set[str]:
     """The targets of the Makefile."""
-    return set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))

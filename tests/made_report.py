@@ -1,13 +1,17 @@
 """The data of a report made by hand: no run, no model; every figure is easy to recognise."""
 
+from made_records import rationale
 from teachwise import browse
-from teachwise.records import Example, Prediction, Rationale, Score
+from teachwise.records import Example, Prediction, Score
 from teachwise.report import histogram, page
+from teachwise.verify import REASONS, band_row, teacher_verdict
 
 NASTY = """<b>&"'arm"""
 LONG = "an arm whose name somebody made far longer than any table or chart has room for, with reasons"
 TEACHER_TOKENS = {"tokens": 12345.0, "prompt_tokens": 10000.0, "completion_tokens": 2345.0}
-LEDGER = {"prompt_tokens": 30_000, "completion_tokens": 7000, "lost_tokens": 12}
+LEDGER = {"prompt_tokens": 30_000, "cached_tokens": 0, "completion_tokens": 7000, "held_tokens": 5, "lost_tokens": 7}
+LEDGER |= {"lost_requests": 1, "usd": 0.0, "unpriced": 102}
+PRICE = {"input_usd": 2.0, "output_usd": 8.0, "cached_input_usd": None, "batch_share": 0.5, "version": "May 2026"}
 SHA = {"prepare/examples.parquet": 8 * "01234567"}
 UNITS = [{"unit": "prepare", "key": "0123456789abcdef", "seconds": 75.2}]
 
@@ -49,13 +53,25 @@ def arm_data(name, place, others, seeds, subjects):
         "per_seed": [accuracy["value"]] * seeds,
         "cost": {
             **{f"teacher_{kind}": n * place for kind, n in TEACHER_TOKENS.items()},
+            "teacher_usd": None,
+            "rationales_asked": float(bought),
             "rationales_bought": float(bought),
             "rationales_kept": bought * 0.9,
-            "rejected": {"wrong": bought * 0.1, "unreadable": 0.0, "truncated": 0.0, "failed": 0.0},
+            "verdicts": {**dict.fromkeys(REASONS, 0.0), "correct": bought * 0.9, "wrong": bought * 0.1},
             "trained_tokens": 54321.0 + place,
         },
         "against": {other: pair for other in others if other != name},
     }
+
+
+def teacher_data(bands, min_usable=0.5, price=None, **changes):
+    """The comparison's part about the teacher, from how often each verdict was given in each band."""
+    found = {}
+    for band, counts in bands.items():
+        verdicts = [verdict for verdict, n in counts.items() for _ in range(n)]
+        found[band] = band_row([rationale(str(n), one, **changes) for n, one in enumerate(verdicts)], price)
+    shown = changes.get("gold_shown", False)
+    return {**teacher_verdict(found, min_usable), "gold_shown": shown, "by_band": found}
 
 
 def in_recipe(name, control, arms):
@@ -83,8 +99,9 @@ def make(names=("base", "banded", "random"), control="random", seeds=1, subjects
             "student": {"model": "tiny", "revision": None},
             "data": {"source": "questions.csv", "task": "multiple_choice"},
             "arms": {one["arm"]: in_recipe(one["arm"], control, list(arms)) for one in arms.values()},
-            "teacher": {"model": "wise", "base_url": "http://127.0.0.1:8000/v1", "key_env": None},
-            "budget": {"teacher_tokens": 99_000},
+            "teacher": {"model": "wise", "base_url": "http://127.0.0.1:8000/v1", "key_env": None, "ledger": None},
+            "budget": {"teacher_tokens": 99_000, "usd": None},
+            "keep": "correct",
             "validate": {"min_auc": 0.6, "on_fail": "warn"},
             "on_rejected": "drop",
             "train": {"max_length": 2048},
@@ -120,12 +137,14 @@ def make(names=("base", "banded", "random"), control="random", seeds=1, subjects
             "base": "base" if "base" in arms else None,
             "control": control,
             "arms": arms,
+            "teacher": teacher_data({"medium": {"correct": 18, "wrong": 2}, "hard": {"correct": 60, "wrong": 40}}),
             "intervals_cover": "questions and training seeds",
             "sentences": [f"{name}: {one['accuracy']['value']:.1%} in plain words." for name, one in arms.items()],
         },
         "routes": {one["arm"]: {"assigned": assigned, "skipped": {"rationale wrong": 3}} for one in arms.values()},
         "losses": {one["arm"]: [stage, stage] for one in arms.values()},
-        "ledger": {**LEDGER, "requests": {"done": 100, "failed": 2}},
+        "ledger": {**LEDGER, "requests": {"ok": 100, "failed": 2}},
+        "price": None,
         "provenance": {
             "versions": {"teachwise": "0.1.0"},
             "python": "3.11.7",
@@ -146,7 +165,7 @@ def questions(data, per_split=5):
         for text in [f"{NASTY if i == 0 else ''} What is {i}?"]
     ]
     scores = {e.id: Score(e.id, "m", e.row / 9, "ABC"[e.row % 3], e.row % 3 == 1, None, None, 9) for e in examples}
-    rationales = {e.id: Rationale(e.id, "kept", "B", f"{NASTY} so B", 9, 9) for e in examples if e.split == "train"}
+    rationales = {e.id: rationale(e.id, text=f"{NASTY} so B") for e in examples if e.split == "train"}
     arms = [one["arm"] for one in data["comparison"]["arms"].values()]
 
     def answer(example, arm):

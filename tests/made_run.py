@@ -3,13 +3,16 @@
 import random
 from contextlib import closing
 
+from made_records import rationale
 from teachwise.compare import compare_arms
-from teachwise.ledger import LEDGER, Ledger, Reply, Request
+from teachwise.ledger import LEDGER, Ledger
 from teachwise.lessons import Skipped
 from teachwise.recipe import Recipe
 from teachwise.records import Assignment, Example, Prediction, Rationale, Score, Unusable
+from teachwise.request import Reply, Request, no_reply
 from teachwise.run_folder import Run, Unit, write_json, write_records
 from teachwise.validate import validate_scores
+from teachwise.verify import REASONS
 
 ARMS = {
     "base": {"policy": "none"},
@@ -23,7 +26,7 @@ SUBJECTS = ("biology", "law & <order>", "수학")
 NASTY = "<script>document.title = 'broken'</script> <!-- &amp; </script> 😀 "
 
 
-def make_run(root, n_train=60, n_dev=20, n_test=40, seeds=(0, 1), letters=60):
+def make_run(root, n_train=60, n_dev=20, n_test=40, seeds=(0, 1), letters=60, **changes):
     """The recipe and the run; texts have about so many letters, and one example of every split has a nasty text."""
     arms = {name: dict(arm) for name, arm in ARMS.items()}
     sections = {
@@ -31,6 +34,7 @@ def make_run(root, n_train=60, n_dev=20, n_test=40, seeds=(0, 1), letters=60):
         "budget": {"teacher_tokens": 500_000},
         "seeds": list(seeds),
         "arms": arms,
+        **changes,
     }
     recipe = Recipe.model_validate({"student": "small", "teacher": "big", **sections})
     run, lot = Run(root), random.Random(0)
@@ -44,7 +48,7 @@ def make_run(root, n_train=60, n_dev=20, n_test=40, seeds=(0, 1), letters=60):
     for name in arms:
         for seed in recipe.seeds_of(name):
             _arm(run, recipe, name, seed, examples, letters)
-    _ledger(run)
+    _ledger(run, recipe.price)
     for step, do in (("validate", validate_scores), ("compare", compare_arms)):
         run.begin(Unit(step), "by-hand")
         run.finish(Unit(step), "by-hand", do(recipe, run, Unit(step)), 1.0)
@@ -59,12 +63,13 @@ def _finish(run, unit, counts, **tables):
     return folder
 
 
-def _ledger(run):
+def _ledger(run, price):
     with closing(Ledger(run.root / LEDGER)) as ledger:
-        for number, error in enumerate((None, None, "status 400")):
+        whole, cut = Reply("so A", "stop", 100, 50), Reply("so", "length", 100, 100)
+        for number, reply in enumerate((whole, whole, cut, no_reply("status 400"), no_reply("?", "unanswered"))):
             request = Request("big", ({"role": "user", "content": f"{number}?"},), 100, 0.0, "1")
-            ledger.reserve(request, None)
-            ledger.settle(request, Reply("so A", "stop", 100, 50, error))
+            ledger.reserve([request], price=price)
+            ledger.settle([(request, reply)])
 
 
 def _text(lot, letters):
@@ -105,10 +110,11 @@ def _arm(run, recipe, arm, seed, examples, letters):
     bought = [
         _rationale(place, one, examples, letters) for place, one in enumerate(assigned) if one.give == "rationale"
     ]
-    rejected = [Skipped(one.id, 1, f"rationale {one.verdict}") for one in bought if one.verdict != "kept"]
-    counts = {"bought": len(bought), "prompt_tokens": 100 * len(bought), "completion_tokens": 50 * len(bought)}
-    verdicts = ("kept", "wrong", "unreadable", "truncated", "failed")
-    counts |= {verdict: sum(one.verdict == verdict for one in bought) for verdict in verdicts}
+    rejected = [Skipped(one.id, 1, f"rationale {one.verdict}") for one in bought if not one.kept]
+    counts = {"asked": len(bought), "kept": len(bought) - len(rejected)}
+    counts |= {verdict: sum(one.verdict == verdict for one in bought) for verdict in REASONS}
+    names = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "unusable_tokens")
+    counts |= {name: sum(getattr(one, name) for one in bought) for name in names}
     unit = Unit("route", arm, seed)
     _finish(run, unit, {}, assignments=(Assignment, assigned))
     _finish(run, unit.of("teach"), counts, rationales=(Rationale, bought))
@@ -134,7 +140,8 @@ def _rationale(place, one, examples, letters):
     example = examples[int(one.id[2:])]
     stated = "ABCD"[(example.row + 1) % 4] if place % 12 == 0 else example.answer
     text = f"Rationale of {example.row}: {_text(random.Random(place), letters)}, so {stated}."
-    return Rationale(one.id, "kept" if stated == example.answer else "wrong", stated, text, 100, 50)
+    verdict = "correct" if stated == example.answer else "wrong"
+    return rationale(one.id, verdict, stated, text, prompt_tokens=100, completion_tokens=50)
 
 
 WORTH = {"direct": -0.1, "cot": 0.0, "routed": 0.05}

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 import teachwise as tw
+from made_records import rationale
 from teachwise.errors import DataError, RecipeError
 from teachwise.recipe import load_recipe
-from teachwise.records import Assignment, Prediction, Rationale, Score
+from teachwise.records import Assignment, Prediction, Score
 from teachwise.run_folder import Run, Unit, write_json
 from teachwise.tasks.table import write_table
 
@@ -134,13 +135,13 @@ def compared(put, example_with):
     put(Unit("score"), scores=[Score("e0", "answer_entropy", 0.5, None, False, None, None, 9)])
     for arm, seed in (("base", 0), ("sft", 0), ("sft", 1)):
         put(Unit("route", arm, seed), assignments=[Assignment("e0", "all", "answer", 0)])
-        put(Unit("teach", arm, seed), rationales=[Rationale("e0", "kept", "A", "so", 5, 6)] * (arm == "sft"))
+        put(Unit("teach", arm, seed), rationales=[rationale("e0")] * (arm == "sft"))
         put(Unit("evaluate", arm, seed), predictions=[Prediction("e0", "test", "cot", "A", seed == 1, 0.1, 3, "t")] * 2)
     arms = {
         name: {
             "mode": "cot",
             "accuracy": interval(value),
-            "cost": {"teacher_tokens": 7.0},
+            "cost": {"teacher_tokens": 7.0, "teacher_usd": None},
             "against": {} if name == "base" else {"base": {"difference": interval(0.2)}},
         }
         for name, value in (("base", 0.5), ("sft", 0.7))

@@ -24,6 +24,7 @@ def train(field):
 
 
 URL = "teacher.base_url: wanted http:// or https://"
+LOCAL = "is for `engine: hf` and does nothing for `engine: openai`"
 KEYS = "wanted `key: value` lines"
 LINE_CASES = [
     # misspelt, missing and misplaced keys, in every section
@@ -34,7 +35,8 @@ LINE_CASES = [
     ("data", data("splt: {train: 0.8}"), 3, "'data.splt'; did you mean 'split'?"),
     ("columns", data("columns: {qestion: q}"), 3, "'data.columns.qestion'; did you mean 'question'?"),
     ("split", data("split: {tran: 0.8}"), 3, "'data.split.tran'; did you mean 'train'?"),
-    ("budget", {5: "  tokens: 5"}, 4, ["'budget.teacher_tokens' is required", "did you mean 'teacher_tokens'?"]),
+    ("budget", {5: "  tokens: 5"}, 5, "unknown key 'budget.tokens'; did you mean 'teacher_tokens'?"),
+    ("no cap", {5: "  on_spent: stop"}, 4, "name a cap"),
     ("train", train("epoch: 3"), 7, "'train.epoch'; did you mean 'epochs'?"),
     ("arm", {14: "    edgs: [0.25, 0.75]"}, 14, "'arms.banded.edgs'; did you mean 'edges'?"),
     ("band", {16: "      - {eazy: answer}"}, 16, "'arms.banded.stages.0.eazy'; did you mean 'easy'?"),
@@ -130,6 +132,22 @@ LINE_CASES = [
     # student, teacher, score
     ("dtype", {1: "student: {model: toy, dtype: fp16}"}, 1, "'auto', 'float32', 'bfloat16' or 'float16', got 'fp16'"),
     ("device", {1: "student: {model: toy, device: gpu}"}, 1, "student.device: wanted auto, cpu, cuda"),
+    ("teacher's dtype", teacher("engine: hf, dtype: fp16"), 2, "'float32', 'bfloat16' or 'float16', got 'fp16'"),
+    ("teacher's device", teacher("engine: hf, device: gpu"), 2, "teacher.device: wanted auto, cpu, cuda"),
+    ("a server's revision", teacher("revision: main"), 2, f"teacher.revision: {LOCAL}"),
+    ("a server's dtype", teacher("dtype: bfloat16"), 2, f"teacher.dtype: {LOCAL}"),
+    ("a server's device", teacher("device: cuda"), 2, f"teacher.device: {LOCAL}"),
+    ("a server's code", teacher("trust_remote_code: true"), 2, f"teacher.trust_remote_code: {LOCAL}"),
+    (
+        "a local model's options",
+        teacher("engine: hf, options: {top_p: 0.9}"),
+        2,
+        "teacher.options: is for `engine: openai`",
+    ),
+    ("a local model's logprobs", teacher("engine: hf, logprobs: 5"), 2, "teacher.logprobs: is for `engine: openai`"),
+    ("an option with a field of its own", teacher("options: {max_tokens: 9}"), 2, "has a field of its own"),
+    ("asked again, greedy", {1: "student: toy\nkeep: correct_or_ask_again(3)"}, 2, "set teacher.temperature"),
+    ("keep", {1: "student: toy\nkeep: some"}, 2, "keep"),
     ("key in key_env", teacher("key_env: sk-SECRET"), 2, "never put the key itself in a recipe"),
     ("plain key in key_env", teacher("key_env: SECRETsecret0123"), 2, "never put the key itself in a recipe"),
     ("key in a field", teacher("api_key: sk-SECRET"), 2, "unknown key 'teacher.api_key'"),

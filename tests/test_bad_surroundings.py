@@ -13,6 +13,7 @@ import pytest
 from filelock import FileLock
 
 from complaint import assert_kept, assert_told, content_of, teachwise, write_recipe
+from teachwise import ledger_file
 from teachwise.ledger import Ledger
 
 ROOM = "make room and run the same command again"
@@ -212,8 +213,7 @@ def test_a_ledger_that_is_open_elsewhere_is_named(home, monkeypatch):
     Ledger(path).close()
     other = sqlite3.connect(path)
     other.execute("BEGIN EXCLUSIVE")
-    real = sqlite3.connect
-    monkeypatch.setattr(sqlite3, "connect", lambda *args, **more: real(*args, **more, timeout=0.05))
+    monkeypatch.setattr(ledger_file, "BUSY_SECONDS", 0.05)
     code, _, err = go_on(home, until="teach")
     other.close()
     assert code == 2

@@ -3,15 +3,21 @@
 import json
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
+from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
 from complaint import NOBODY, assert_told, teachwise, write_recipe
+from teachwise import open_run
 from teachwise.ledger import Ledger
+from teachwise.toy.server import complete
+from teachwise.toy.teacher import FLAWLESS
 
 ONE_ARM = "arms: {distill: {policy: all, give: rationale}}\n"
 
@@ -35,13 +41,15 @@ TEACHER_CASES = {
     "no choices": (200, {"choices": []}, f"{NONSENSE}'no choices'", "run again"),
     "no text": (200, {"choices": [{"message": {"content": 5}}]}, "the reply has no text", "run again"),
     "bad request": (400, {"error": {"message": "too long"}}, "BadRequestError: ", "mend what it says"),
-    "broken": (500, "boom", "InternalServerError: ", "mend what it says"),
+    "broken": (500, "boom", " answers 500: ", "mend what it says"),
+    "too fast for hours": (429, {"error": {"message": "slow down"}}, "turns requests away until ", "then, or lower"),
+    "an account without money": (402, {"error": {"message": "Insufficient Balance"}}, "refuses (402)", "fill it up"),
 }
 
 
 @pytest.fixture
 def no_waiting(monkeypatch):
-    monkeypatch.setattr("teachwise.engines.openai.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("teachwise.buying.pause_seconds", lambda attempt: 0.0)
 
 
 @pytest.mark.parametrize("name", TEACHER_CASES)
@@ -55,7 +63,8 @@ def test_a_teacher_that_refuses_or_talks_nonsense_is_told_and_what_was_paid_for_
         if len(asked) < 6:
             return Response(json.dumps(reply()), 200, mimetype="application/json")
         text = content if isinstance(content, str) else json.dumps(content)
-        return Response(text, status, mimetype="text/html" if text.startswith("<") else "application/json")
+        kind = "text/html" if text.startswith("<") else "application/json"
+        return Response(text, status, {"Retry-After": "7200"} if status == 429 else {}, mimetype=kind)
 
     httpserver.expect_request("/v1/chat/completions").respond_with_handler(answer)
     recipe = write_recipe(tmp_path, url=httpserver.url_for("/v1"), more=ONE_ARM)
@@ -64,7 +73,7 @@ def test_a_teacher_that_refuses_or_talks_nonsense_is_told_and_what_was_paid_for_
     assert code == 2
     assert_told(err, "teach: ", said, hint)
     ledger = Ledger(tmp_path / "run" / "ledger.sqlite")
-    assert ledger.totals()["requests"]["done"] == 5
+    assert ledger.totals()["requests"]["ok"] == 5
     ledger.close()
 
 
@@ -115,3 +124,62 @@ def test_ctrl_c_while_the_teacher_answers_keeps_what_was_paid_for(tmp_path, http
     assert "Traceback" not in err
     assert teachwise(*words)[0] == 0
     assert len(httpserver.log) == 50, "something was bought twice"
+
+
+# the key
+
+KEY = "sk-planted-secret-4711"
+
+
+def echoing():
+    """A toy teacher that repeats the key it was sent wherever it can, and goes wrong in every way while it does."""
+    n_asked, lock = [], threading.Lock()
+
+    def answer(request):
+        key = request.headers["Authorization"].removeprefix("Bearer ")
+        with lock:
+            n_asked.append(1)
+            number = len(n_asked)
+        headers = {"X-Key": key, "Retry-After": "0.01"}
+        if number % 5 == 0:
+            body = {"error": {"message": f"{'x' * 470} wrong key {key}", "code": key}}
+            return Response(
+                json.dumps(body), (400, 429, 500, 502)[number // 5 % 4], headers, mimetype="application/json"
+            )
+        if number % 7 == 0:
+            return Response(f"<html>{key}</html>", 200, headers, mimetype="text/html")
+        body = complete(request.json, seed=0, habits=FLAWLESS)
+        message = body["choices"][0]["message"]
+        message["reasoning_content"] = f"they gave me {key}"
+        if number % 3 == 0:
+            message["content"] = f"your key is {key}"
+        return Response(json.dumps(body), 200, headers, mimetype="application/json")
+
+    return answer
+
+
+@pytest.mark.slow
+def test_a_planted_key_is_in_no_file_no_log_no_report_and_on_no_screen(tmp_path, monkeypatch, no_waiting):
+    monkeypatch.setenv("PLANTED_KEY", KEY)
+    words = ["teacher.key_env=PLANTED_KEY", "data.limit={train: 60, dev: 20, test: 40}", "train.epochs=1"]
+    words += ["arms={base: {policy: none}, distill: {policy: all, give: rationale}}", "validate.on_fail=warn"]
+    words += ["on_rejected=answer", "min_usable=0"]
+    with HTTPServer(host="127.0.0.1", threaded=True) as server:
+        server.expect_request("/v1/chat/completions").respond_with_handler(echoing())
+        words += [f"teacher.base_url={server.url_for('/v1')}"]
+        for _ in range(6):  # it also fails, and the same command goes on
+            code, out, err = teachwise("run", "toy", "--out", tmp_path / "run", *words)
+            assert KEY not in out + err
+            if code == 0:
+                break
+    assert code == 0, err
+    assert all(request.headers["Authorization"] == f"Bearer {KEY}" for request, _ in server.log)
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert {"ledger.sqlite", "run.log", "report.html", "rationales.parquet"} <= {path.name for path in files}
+    assert [path.name for path in files if KEY.encode() in path.read_bytes()] == []
+    with sqlite3.connect(tmp_path / "run" / "ledger.sqlite") as db:  # as it reads, and not only as it is stored
+        rows = db.execute("SELECT * FROM request").fetchall()
+    assert KEY not in str(rows)
+    assert "your key is [key]" in str(rows), "the teacher did repeat it"
+    run = open_run(tmp_path / "run")
+    assert KEY not in run.rationales.to_csv()

@@ -12,7 +12,8 @@ from teachwise.report import page
 def test_the_sample_holds_every_kind_by_turns_and_stays_within_its_room():
     rows, arms = questions(make(), per_split=300)
     common = sum(browse.kind_of(row, arms) == "train: the untouched student was wrong" for row in rows)
-    rows = [{**row, "rationale_verdict": "wrong"} if row["id"] in ("train7", "train8") else row for row in rows]
+    rejected = {"rationale_verdict": "wrong", "rationale_kept": False}
+    rows = [{**row, **rejected} if row["id"] in ("train7", "train8") else row for row in rows]
     found = browse.sample(rows, arms, room=60_000)
     assert 40 < len(found["rows"]) < 900
     assert sum(len(browse.as_json(one).encode()) + 1 for one in found["rows"]) <= 60_000
@@ -42,17 +43,20 @@ def test_no_arm_s_name_can_take_a_column_of_the_question_or_of_another_arm():
 @pytest.mark.parametrize(
     ("verdict", "on_rejected", "wanted"),
     [
-        ("kept", "answer", "rationale"),
+        ("correct", "answer", "rationale"),
         ("wrong", "answer", "rationale, rejected as wrong; its answer was trained on"),
         ("truncated", "drop", "rationale, rejected as cut off; it was left out"),
         ("unreadable", "drop", "rationale, rejected as unreadable; it was left out"),
+        ("refused", "drop", "rationale, which the provider refused; it was left out"),
         ("failed", "answer", "rationale, which never came; its answer was trained on"),
+        ("unpaid", "drop", "rationale, which the budget could not bear; it was left out"),
     ],
 )
 def test_a_question_tells_what_was_learnt_in_place_of_a_rejected_rationale(verdict, on_rejected, wanted):
     rows, arms = questions(make(names=("base", "sft", "banded")))
     for row in rows:
-        row["rationale_verdict"] = row["rationale_verdict"] and verdict
+        if row["rationale_verdict"]:
+            row |= {"rationale_verdict": verdict, "rationale_kept": verdict == "correct"}
         for arm, gave in (("base", "nothing"), ("sft", "answer"), ("banded", "rationale")):
             row[browse.column(arm, "gave")] = gave
     held = browse.sample(rows, arms, on_rejected=on_rejected)["rows"]

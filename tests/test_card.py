@@ -7,7 +7,7 @@ import pytest
 
 from made_run import make_run
 from teachwise import pack
-from teachwise.card import SNIPPET, _ask, _limits, _whose
+from teachwise.card import SNIPPET, _ask, _limits, _made_of, _whose
 from teachwise.pack import READING, pack_arm
 from teachwise.records import Prediction
 from teachwise.run_folder import Unit, write_json, write_text
@@ -56,11 +56,34 @@ def test_only_an_arm_whose_interval_holds_0_is_called_not_told_apart():
     figures = {
         "entry": {"modes": {"cot": {"accuracy": {"value": 0.75}}}},
         "against": {name: {"low": low, "high": high} for name, (low, high) in gaps.items()},
+        "name": "banded",
         "is_random": False,
         "is_toy": False,
         "stored": "",
     }
-    assert re.findall("not told apart from `(.*?)`", _limits({"mode": "cot"}, figures)) == ["even", "touching"]
+    router = {"mode": "cot", "arm": "banded"}
+    assert re.findall("not told apart from `(.*?)`", _limits(router, figures)) == ["even", "touching"]
+    assert "The report calls it" not in _limits(router, figures)
+    partial = {**figures, "name": "banded (partial: 3 of 9 rationales not bought)"}
+    assert "The report calls it `banded (partial: 3 of 9 rationales not bought)`." in _limits(router, partial)
+    assert "routed at random" not in _limits(router, partial)
+
+
+def test_a_teacher_that_failed_or_saw_the_answers_and_the_money_are_on_the_card():
+    def teacher(usd, **judged):
+        cost = {"teacher_tokens": 1500.0, "teacher_usd": usd, "rationales_kept": 4.0, "rationales_bought": 9.0}
+        trained = {"rows": 4, "updates": 2, "stages": 1}
+        figures = {"entry": {"cost": cost}, "prepared": {"train": 9, "dev": 2, "test": 3}, "trained": trained}
+        figures |= {"teacher": "big", "source": "the task's own", "method": "full", "judged": judged}
+        router = {"task": "toy", "seed": 0, "prompt_version": "1", "recipe_hash": "ab"}
+        return re.search(r"\| teacher \| (.*) \|", _made_of(router, figures))[1]
+
+    told = "tokens read and written by `big`; 4 of 9 rationales kept"
+    assert teacher(None, verdict="PASS", gold_shown=False) == f"1,500 {told}"
+    assert teacher(0.25, verdict="PASS", gold_shown=False) == f"1,500 {told.replace('tokens', 'tokens ($0.25)', 1)}"
+    assert teacher(None, verdict="NOT JUDGED", gold_shown=True).endswith("; made with the right answers in view")
+    failed = teacher(None, verdict="TEACHER FAILURE", gold_shown=False, band="hard", usable=1, n=4)
+    assert failed.endswith("; TEACHER FAILURE: only 1 of 4 rationales for hard questions state the right answer")
 
 
 ROUTER = {"weights": "whole", "student": {"is_folder": False}}

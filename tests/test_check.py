@@ -34,6 +34,11 @@ MENDED = {
         "model 'HERE/big': there is no such folder",
         "",
     ),
+    "a proxy that is not there": (
+        ["score={also: [gain], proxy: HERE/small}"],
+        "model 'HERE/small': there is no such folder",
+        "config.json",
+    ),
     "a score column that is not there": (
         ["score={measure: column, column: entrpy, correct: right}"],
         "HERE/q.jsonl: no column 'entrpy'",

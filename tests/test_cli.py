@@ -165,6 +165,9 @@ def test_no_command_shows_the_help_and_no_error_without_a_message(teachwise, wor
         ),
         (["route", "TABLE", "--score", "entropy", "--out", "TMP/o.csv", "--edges", "nan,0.1"], "0 < first < second"),
         (["export", "TMP"], "is no run folder"),
+        (["plan", "TMP/gone.yaml"], "gone.yaml: no such recipe file"),
+        (["ledger", "TMP"], "is no run folder and no ledger"),
+        (["ledger", "TMP/gone.sqlite"], "is no run folder and no ledger"),
         (["export", "TMP", "--format", "jsonl"], "unknown format 'jsonl'"),
     ],
 )
@@ -213,6 +216,38 @@ def test_a_budget_that_is_spent_is_exit_3_and_what_was_bought_is_kept(teachwise,
     assert len(httpserver.log) == 54  # one for every train example, none of them twice
     code, _, _ = teachwise("teach", path, "budget.teacher_tokens=null", "--out", tmp_path / "run")
     assert (code, len(httpserver.log)) == (0, 54)
+
+
+def test_a_dear_teacher_wants_a_yes_and_partial_goes_on_where_the_budget_ends(teachwise, recipe, tmp_path, httpserver):
+    httpserver.expect_request("/v1/chat/completions").respond_with_json(reply())
+    words = (
+        "teach",
+        recipe(max_tokens=100, concurrency=1),
+        "budget.prices={input: 900, output: 900}",
+        "budget.requests=7",
+    )
+    code, _, err = teachwise(*words, "--out", tmp_path / "run")
+    assert (code, httpserver.log) == (3, [])
+    assert "nobody said yes" in err
+    assert "go on with --yes" in err
+    code, _, err = teachwise(*words, "--out", tmp_path / "run", "--yes")
+    assert (code, len(httpserver.log)) == (3, 7)
+    assert "error: teach: budget spent" in err
+    code, _, err = teachwise(*words, "--out", tmp_path / "run", "--partial")
+    assert (code, len(httpserver.log)) == (0, 7)
+    assert "are not bought" in err
+
+
+def test_a_plan_and_an_account_are_printed_on_stdout(teachwise, recipe, tmp_path, httpserver):
+    httpserver.expect_request("/v1/chat/completions").respond_with_json(reply())
+    code, out, err = teachwise("plan", recipe(), "--out", tmp_path / "run")
+    assert (code, httpserver.log) == (0, [])
+    assert out.startswith("teacher   big at localhost\nto buy    54 of 54 rationales, 54 requests\n")
+    assert "done  route" in err
+    assert teachwise("teach", recipe(), "--out", tmp_path / "run")[0] == 0
+    code, out, err = teachwise("ledger", tmp_path / "run")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"{tmp_path / 'run' / 'ledger.sqlite'}: 54 requests, 3,186 teacher tokens\n")
 
 
 @pytest.mark.parametrize("words", [("check", "toy"), ("toy", "serve")], ids=" ".join)

@@ -1,10 +1,12 @@
 """compare: every arm on the same questions, by hand where it can be."""
 
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 import pytest
 
+from made_records import rationale
 from teachwise.compare import (
     Answers,
     answers_of,
@@ -17,17 +19,22 @@ from teachwise.compare import (
 from teachwise.records import Prediction, Score
 from teachwise.run_folder import Unit
 from teachwise.stats import wilson
+from teachwise.verify import FAILURE, REASONS
 
 MODES = ("direct", "cot", "routed")
 COUNTS = {
     "route": {"answers": 1, "rationales": 2, "dropped": 0},
     "teach": {
-        **dict.fromkeys(("unreadable", "truncated", "failed"), 0),
-        "bought": 2,
+        **dict.fromkeys(REASONS, 0),
+        "asked": 2,
+        "requests": 3,
         "kept": 1,
+        "correct": 1,
         "wrong": 1,
         "prompt_tokens": 100,
+        "cached_tokens": 40,
         "completion_tokens": 50,
+        "unusable_tokens": 75,
     },
     "train": {"updates": 7, "trained_tokens": 300},
 }
@@ -166,7 +173,7 @@ def test_a_result_in_plain_words(gap, wanted):
     summary = {
         "mode": "routed",
         "accuracy": {"value": 0.6, "low": 0.55, "high": 0.65},
-        "cost": {"teacher_tokens": 1234.0},
+        "cost": {"teacher_tokens": 1234.0, "teacher_usd": None},
         "against": {"random": {"difference": dict(zip(("value", "low", "high"), gap or (0, 0, 0), strict=True))}},
     }
     found = sentence("banded", summary, ["random"] if gap else [])
@@ -180,7 +187,7 @@ def test_the_arms_that_one_is_not_told_apart_from_are_named_once_and_last():
     summary = {
         "mode": "cot",
         "accuracy": {"value": 0.5, "low": 0.4, "high": 0.6},
-        "cost": {"teacher_tokens": 0.0},
+        "cost": {"teacher_tokens": 0.0, "teacher_usd": None},
         "against": {other: {"difference": gap} for other, gap in against.items()},
     }
     assert sentence("banded", summary, list(gaps)).endswith(
@@ -189,7 +196,11 @@ def test_the_arms_that_one_is_not_told_apart_from_are_named_once_and_last():
 
 
 def test_an_arm_that_bought_nothing_says_so():
-    summary = {"mode": "direct", "accuracy": {"value": 0.5, "low": 0.4, "high": 0.6}, "cost": {"teacher_tokens": 0.0}}
+    summary = {
+        "mode": "direct",
+        "accuracy": {"value": 0.5, "low": 0.4, "high": 0.6},
+        "cost": {"teacher_tokens": 0.0, "teacher_usd": 0.0},
+    }
     found = sentence("sft", {**summary, "against": {}}, [])
     assert found == "sft: 50.0% (40.0% to 60.0%) answering at once, for no teacher token."
 
@@ -221,7 +232,7 @@ def predictions(arm):
 def compared(put, example_with, recipe_with):
     """Runs the step on a hand-made run of three arms whose best mode on test is never their best on dev."""
 
-    def run(seeds=(0,), randomised=False, level=None, banded=BANDED):
+    def run(seeds=(0,), randomised=False, level=None, banded=BANDED, taught=MappingProxyType({}), **sections):
         train = [example_with(f"e{n}", row=n, level=level) for n in range(8)]
         held = [example_with(one, split, 10 + n, "law" if n % 2 else "art", level) for split, ids in
                 (("dev", DEV), ("test", TEST)) for n, one in enumerate(ids)]  # fmt: skip
@@ -233,12 +244,13 @@ def compared(put, example_with, recipe_with):
             scores=[Score(e.id, "m", value[e.id], "A", True, 0.5, 1.0, 1) for e in [*train, *held]],
         )
         arms = {"base": {"policy": "none"}, "banded": banded, "random": {"policy": "random", "like": "banded"}}
-        recipe = recipe_with(arms=arms, seeds=list(seeds))
+        recipe = recipe_with(arms=arms, seeds=list(seeds), **sections)
         for arm in arms:
             for seed in recipe.seeds_of(arm):
                 for step, counts in COUNTS.items():
                     more = {"randomised": True} if (step, arm) == ("route", "banded") and randomised else {}
-                    put(Unit(step, arm, seed), {**counts, **more})
+                    tables = {"rationales": taught.get(arm, [])} if step == "teach" else {}
+                    put(Unit(step, arm, seed), {**counts, **more}, **tables)
                 put(Unit("evaluate", arm, seed), predictions=predictions(arm))
         unit = Unit("compare")
         put.run.begin(unit, "k")
@@ -321,9 +333,13 @@ def test_what_an_arm_would_pay_alone(compared):
         "teacher_tokens": 150,
         "teacher_prompt_tokens": 100,
         "teacher_completion_tokens": 50,
+        "teacher_usd": None,
+        "unusable_tokens": 75,
+        "requests": 3,
+        "rationales_asked": 2,
         "rationales_bought": 2,
         "rationales_kept": 1,
-        "rejected": {"wrong": 1, "unreadable": 0, "truncated": 0, "failed": 0},
+        "verdicts": {**dict.fromkeys(REASONS, 0), "correct": 1, "wrong": 1},
         "updates": 7,
         "trained_tokens": 300,
     }
@@ -336,3 +352,55 @@ def test_an_arm_that_was_routed_at_random_is_renamed_in_every_table(compared):
     assert found["arms"][name]["arm"] == "banded"
     assert name in found["arms"]["random"]["against"]
     assert found["sentences"][1].startswith(name)
+
+
+# the teacher
+
+
+def with_counts(monkeypatch, **counts):
+    monkeypatch.setitem(COUNTS, "teach", {**COUNTS["teach"], **counts})
+
+
+def test_an_arm_that_the_budget_cut_is_partial_in_every_table(compared, monkeypatch):
+    with_counts(monkeypatch, asked=60, unpaid=15)
+    _, found = compared((0, 1))
+    name = "banded (partial: 30 of 120 rationales not bought)"
+    assert name in found["arms"]
+    assert name in found["arms"]["base (partial: 15 of 60 rationales not bought)"]["against"]
+    assert found["arms"][name]["cost"]["rationales_bought"] == 45
+
+
+def test_an_arm_whose_teacher_saw_the_answers_or_that_learns_from_wrong_rationales_is_called_so(compared, monkeypatch):
+    shown = {"teacher": {"model": "big", "show_answer": True}}
+    assert "banded (the teacher saw the answers)" in compared(**shown)[1]["arms"]
+    with_counts(monkeypatch, kept=2)
+    assert "banded (learns from 1 rationales without the gold answer)" in compared()[1]["arms"]
+    with_counts(monkeypatch, asked=0, kept=0, correct=0)
+    assert "banded" in compared(**shown)[1]["arms"], "an arm without rationales is what it was"
+
+
+TAUGHT = {
+    "banded": [rationale("e6"), rationale("e7", "wrong", prompt_tokens=100)],
+    "random": [rationale("e0"), rationale("e6"), rationale("e3", "unpaid")],
+}
+
+
+def test_the_teacher_is_judged_by_band_over_the_distinct_rationales_of_all_arms(compared):
+    teacher = compared(taught=TAUGHT)[1]["teacher"]  # easy: e0 e1, medium: e2 to e5, hard: e6 e7
+    assert {band: (row["n"], row["correct"]) for band, row in teacher["by_band"].items()} == {
+        "easy": (1, 1),
+        "medium": (1, 0),
+        "hard": (2, 1),
+    }
+    assert (teacher["verdict"], teacher["usable"], teacher["n"], teacher["gold_shown"]) == ("PASS", 1, 2, False)
+    assert compared(taught=TAUGHT, min_usable=0.6)[1]["teacher"]["verdict"] == FAILURE
+    assert compared()[1]["teacher"] == {"verdict": "NOT ASKED", "min_usable": 0.5, "gold_shown": False, "by_band": {}}
+
+
+def test_costs_are_told_in_money_where_the_prices_are_known(compared):
+    prices = {"input": 2.0, "output": 8.0, "cached_input": 0.5}
+    _, found = compared(taught=TAUGHT, budget={"teacher_tokens": None, "prices": prices})
+    cost = found["arms"]["banded"]["cost"]
+    assert cost["teacher_usd"] == pytest.approx((60 * 2.0 + 40 * 0.5 + 50 * 8.0) / 1e6)
+    assert found["teacher"]["by_band"]["hard"]["unusable_usd"] == pytest.approx((100 * 2.0 + 6 * 8.0) / 1e6)
+    assert "for 150 teacher tokens ($0.0005)" in found["sentences"][1]

@@ -136,7 +136,7 @@ def at_teach(shown):
 @pytest.mark.parametrize("columns", [80, 44])
 def test_a_run_on_a_terminal_shows_its_steps_and_leaves_only_finished_lines(recipe, tmp_path, httpserver, columns):
     answer_after(httpserver, 0.02)
-    terminal = Terminal(teachwise("run", recipe(), "--until", "teach", "--out", tmp_path / "run"), columns)
+    terminal = Terminal(teachwise("run", recipe(), "--until", "teach", "--out", tmp_path / "run"), columns, 120)
     pictures = terminal.read()
     assert terminal.ended() == 0
     at_work = [shown for shown in pictures if at_teach(shown)]
@@ -146,10 +146,10 @@ def test_a_run_on_a_terminal_shows_its_steps_and_leaves_only_finished_lines(reci
         assert sum(bool(re.search(r"▸ ", line)) for line in shown) == 1
     if columns == 80:
         assert any(re.search(r"✓ +prepare +[\d.]+ s", line) for line in at_work[-1])
-        assert any(re.search(r"teacher tokens [1-9][\d,]* of 900,000 .* so far", line) for line in at_work[-1])
+        assert any(re.search(r"[1-9][\d,]* of 900,000 teacher tokens .* so far", line) for line in at_work[-1])
     assert not any(word in line for line in terminal.shown for word in ("▸", "✓", "━", "so far"))
     text = " ".join(terminal.shown)
-    for line in ("done  prepare", "done  validate", "plan  54 distinct", "done  teach distill (seed 0)"):
+    for line in ("done  prepare", "done  validate", "plan  54 ", "done  teach distill (seed 0)"):
         assert line in text
     assert " ".join(terminal.shown[-2:]).replace(" ", "").endswith(f"teachisdonein{tmp_path / 'run'}".replace(" ", ""))
     assert not terminal.screen.cursor.hidden
@@ -173,7 +173,7 @@ import logging, sys, time, warnings
 from teachwise.console import say, watching, progress
 from teachwise.run_log import logged
 import pathlib
-with logged(pathlib.Path(sys.argv[1]), {}), watching({"train": 2}, None) as view:
+with logged(pathlib.Path(sys.argv[1]), {}), watching({"train": 2}) as view:
     view.begin("train", "train sft (seed 0)")
     with progress("training sft", 50) as bar:
         for n in range(50):
@@ -211,7 +211,7 @@ def test_what_libraries_write_never_breaks_into_the_picture(tmp_path):
 @pytest.mark.parametrize("height", [10, 40])
 @pytest.mark.parametrize("width", [20, 41, 80, 200])
 def test_the_picture_is_never_wider_than_the_terminal(width, height):
-    view = View(STEPS, 400_000, 12_345)
+    view = View(STEPS, "12,345 of 400,000 teacher tokens, $0.25 of $2.00")
     for step in ("prepare", "score"):
         view.begin(step, step)
         view.end(step, is_new=True)
@@ -263,18 +263,18 @@ def test_half_lines_are_kept_until_they_end():
 def test_without_a_terminal_there_are_plain_lines_and_a_long_job_speaks_once_in_a_while(monkeypatch, capsys):
     clock = [0.0]
     monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    with console.watching(STEPS, None) as view:
+    with console.watching(STEPS) as view:
         view.begin("score", "score")
         with console.progress("scoring [x]", total=200) as bar:
             for second in range(0, 150, 5):
                 clock[0] = second
-                bar.advance(1, f"at {second}", spent_tokens=1000 + second)
+                bar.at(1 + second // 5, f"at {second}", f"{1000 + second:,} tokens")
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
-        "  scoring [x]: 4 of 200 1,015 tokens at 15",
-        "  scoring [x]: 16 of 200 1,075 tokens at 75",
-        "  scoring [x]: 28 of 200 1,135 tokens at 135",
+        "  scoring [x]: 4 of 200 1,015 tokens  at 15",
+        "  scoring [x]: 16 of 200 1,075 tokens  at 75",
+        "  scoring [x]: 28 of 200 1,135 tokens  at 135",
     ]
 
 
@@ -287,7 +287,8 @@ def test_every_long_job_has_a_bar_that_speaks(recipe, tmp_path, httpserver, monk
     run(recipe(), "score={}", "validate.on_fail=warn", "train.epochs=1", "evaluate.max_new_tokens=4", few,
         "on_rejected=answer", arms, out=tmp_path / "run", until="evaluate")  # fmt: skip
     err = capsys.readouterr().err
-    for said in (r"scoring: \d+ of 44", r"teaching: \d+ of 40 [\d,]+ tokens", "training sft, stage-0: 1 of 3"):
+    taught = r"teaching: \d+ of 40 [\d,]+ of 900,000 teacher tokens"
+    for said in (r"scoring: \d+ of 44", taught, "training sft, stage-0: 1 of 3"):
         assert re.search(f"^  {said}", err, re.MULTILINE), said
     assert len(re.findall(r"^  [^:]*: \d+ of 4 ", err, re.MULTILINE)) >= 2, "evaluating"
 

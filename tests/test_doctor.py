@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import normalizers
 
 from complaint import assert_told, teachwise
+from made_records import rationale
 from teachwise import train, trainer
 from teachwise.chat import Chat
 from teachwise.checkup import check_up
@@ -17,7 +18,7 @@ from teachwise.doctor import NO_LOSS, Rendered, chosen, examine, examine_stage, 
 from teachwise.errors import DataError, StudentError
 from teachwise.lessons import Lesson
 from teachwise.probe import PROBE, Reload, reload_of
-from teachwise.records import Assignment, Rationale
+from teachwise.records import Assignment
 from teachwise.run_folder import Unit
 from teachwise.tasks import load_task
 from teachwise.tasks.toy import Toy
@@ -213,7 +214,7 @@ def arm(recipe_with, put, questions):
     unit = Unit("train", "banded")
 
     def go(method="full", change=lambda examples, rationales: (examples, rationales), **section):
-        bought = [Rationale(e.id, "kept", e.answer, text, 9, 9) for e, text in zip(examples, solutions, strict=True)]
+        bought = [rationale(e.id, "correct", e.answer, text) for e, text in zip(examples, solutions, strict=True)]
         asked, bought = change(list(examples), bought)
         put(Unit("prepare"), examples=asked)
         given = [

@@ -20,10 +20,9 @@ from transformers import (
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from teachwise import entropy
-from teachwise.engines import length_batches, load_teacher
+from teachwise.engines import length_batches
 from teachwise.engines.hf import HfEngine, answer_entropy, load_model
 from teachwise.errors import StudentError
-from teachwise.ledger import Request
 from test_chat import CHATML, word_tokenizer
 
 WORDS = [f"w{number}" for number in range(40)] + list("ABCDE")
@@ -258,17 +257,6 @@ def test_a_text_that_ends_on_its_last_token_is_whole_and_one_cut_before_it_is_no
     engine = HfEngine(saved(counting_model({}), tmp_path, eos_token_id=[0, 9]))
     assert not engine.generate([[5]], max_new_tokens=4)[0].is_truncated
     assert engine.generate([[5]], max_new_tokens=3)[0].is_truncated
-
-
-def test_a_local_teacher_answers_all_requests_and_says_where_it_was_cut(tmp_path):
-    folder = saved(counting_model({9: 0}), tmp_path, template="{% for m in messages %}{{ m['content'] }}{% endfor %}")
-    teacher = load_teacher("hf", model=folder, concurrency=2, base_url=None, key_env=None)
-    asked = [Request(folder, ({"role": "user", "content": f"w{n}"},), 4, 0.0, "1") for n in (5, 30, 4, 31, 3)]
-    replies = {request.messages[0]["content"]: reply for request, reply in teacher.answer(asked)}
-    assert replies["w5"].text == "w6"
-    assert (replies["w5"].finish_reason, replies["w5"].prompt_tokens, replies["w5"].completion_tokens) == ("stop", 1, 2)
-    assert (replies["w30"].finish_reason, replies["w30"].completion_tokens) == ("length", 4)
-    assert len(replies) == 5
 
 
 # ---------------------------------------------------------------------------------------------- batches

@@ -1,18 +1,24 @@
-"""The OpenAI-compatible teacher, over real sockets on loopback."""
+"""The OpenAI-compatible teacher, over real sockets on loopback: one attempt, and every outcome has its name."""
 
 import json
 import socket
 import threading
 import time
-from types import SimpleNamespace
+from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from openai.types.chat import ChatCompletion
 from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
-from teachwise.engines import load_teacher, openai
+from teachwise.engines import load_teacher
+from teachwise.engines.openai import read_completion, retry_after
 from teachwise.errors import TeacherError
-from teachwise.ledger import Request
+from teachwise.request import Request
 
 KEY = "sk-very-secret-1234567890"
 PATH = "/v1/chat/completions"
@@ -31,43 +37,43 @@ def server(running):
 
 
 @pytest.fixture
-def slept(monkeypatch):
-    """The waits that the engine asked for, none of them waited out."""
-    waits = []
-
-    def sleep(seconds):
-        assert seconds >= 0
-        waits.append(seconds)
-
-    monkeypatch.setattr(openai, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
-    return waits
-
-
-@pytest.fixture
 def teacher_of(monkeypatch):
+    """Builds teachers, and closes them when the test ends."""
     monkeypatch.setenv("TEST_TEACHER_KEY", KEY)
+    built = []
 
     def build(server, **options):
-        options = {"concurrency": 1, "timeout_seconds": 20, "key_env": "TEST_TEACHER_KEY", **options}
-        return load_teacher("openai", model="big", base_url=server.url_for("/v1"), **options)
+        options = {"timeout_seconds": 20, "key_env": "TEST_TEACHER_KEY", **options}
+        base_url = server if isinstance(server, str) else server.url_for("/v1")
+        built.append(load_teacher("openai", model="big", base_url=base_url, **options))
+        return built[-1]
 
-    return build
+    yield build
+    for teacher in built:
+        teacher.close()
 
 
 def request_for(number=0, **fields):
-    return Request("big", ({"role": "user", "content": f"question {number}"},), 64, 0.0, "1", **fields)
+    given = {"max_tokens": 64, "temperature": 0.0, "prompt_version": "1", **fields}
+    return Request("big", ({"role": "user", "content": f"question {number}"},), **given)
 
 
-def completion(text="so [[B]]", finish="stop", **changes):
+def completion(text="so [[B]]", finish="stop", message=None, **changes):
+    message = {"role": "assistant", "content": text, **(message or {})}
     return {
         "id": "1",
         "object": "chat.completion",
         "created": 0,
         "model": "big",
-        "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}],
+        "choices": [{"index": 0, "message": message, "finish_reason": finish}],
         "usage": {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18},
         **changes,
     }
+
+
+def response(body, status=200, headers=None):
+    text = body if isinstance(body, str | bytes) else json.dumps(body)
+    return Response(text, status, {"Content-Type": "application/json", **(headers or {})})
 
 
 def answers(server, *responses):
@@ -76,16 +82,13 @@ def answers(server, *responses):
 
     def handle(request):
         found = left.pop(0) if len(left) > 1 else left[0]
-        found = found if isinstance(found, tuple) else (found, 200, {})
-        body, status, headers = (*found, {}, {})[:3]
-        text = body if isinstance(body, str) else json.dumps(body)
-        return Response(text, status, {"Content-Type": "application/json", **headers})
+        return response(*found) if isinstance(found, tuple) else response(found)
 
     server.expect_request(PATH, method="POST").respond_with_handler(handle)
 
 
-def ask(teacher, n=1):
-    return [reply for _, reply in teacher.answer(request_for(number) for number in range(n))]
+def ask(teacher, request=None):
+    return teacher.ask(request or request_for()).result(30)
 
 
 def sent(server):
@@ -97,10 +100,9 @@ def sent(server):
 
 def test_a_reply_comes_with_its_text_its_end_and_its_cost(server, teacher_of):
     answers(server, completion())
-    ((request, reply),) = teacher_of(server).answer([request_for(3)])
-    assert request == request_for(3)
-    assert (reply.text, reply.finish_reason, reply.error) == ("so [[B]]", "stop", None)
-    assert (reply.prompt_tokens, reply.completion_tokens) == (11, 7)
+    reply = ask(teacher_of(server), request_for(3))
+    assert (reply.text, reply.finish_reason, reply.error, reply.state) == ("so [[B]]", "stop", None, "ok")
+    assert (reply.prompt_tokens, reply.completion_tokens, reply.cached_tokens) == (11, 7, 0)
     assert sent(server) == [
         {
             "model": "big",
@@ -111,170 +113,403 @@ def test_a_reply_comes_with_its_text_its_end_and_its_cost(server, teacher_of):
     ]
 
 
-def test_every_request_comes_back_once_with_its_own_reply(server, teacher_of):
+def test_what_the_recipe_adds_is_in_the_body_that_is_sent(server, teacher_of):
+    answers(server, completion())
+    options = {"top_p": 0.9, "reasoning_effort": "low", "own_field": {"a": [1]}, "logprobs": True, "top_logprobs": 3}
+    ask(teacher_of(server, limit_field="max_completion_tokens"), request_for(temperature=None, options=options))
+    assert sent(server) == [
+        {
+            "model": "big",
+            "messages": [{"role": "user", "content": "question 0"}],
+            "max_completion_tokens": 64,
+            **options,
+        }
+    ]
+
+
+def test_every_request_comes_back_with_its_own_reply(server, teacher_of):
     def echo(request):
-        return Response(
-            json.dumps(completion(request.json["messages"][0]["content"])), 200, mimetype="application/json"
-        )
+        return response(completion(request.json["messages"][0]["content"]))
 
     server.expect_request(PATH).respond_with_handler(echo)
-    asked = [request_for(number) for number in range(12)]
-    got = list(teacher_of(server, concurrency=4).answer(iter(asked)))
-    assert sorted(request.key for request, _ in got) == sorted(request.key for request in asked)
-    assert all(reply.text == request.messages[0]["content"] for request, reply in got)
-    assert len(server.log) == 12
+    teacher = teacher_of(server)
+    futures = {teacher.ask(request_for(number)): number for number in range(40)}
+    assert [future.result(30).text for future in futures] == [f"question {number}" for number in range(40)]
+    assert len(server.log) == 40
+
+
+def test_so_many_are_in_flight_as_are_asked(server, teacher_of):
+    """64 arrive before the first is answered, so nothing here makes them queue."""
+    all_here = threading.Barrier(64)
+
+    def handle(request):
+        all_here.wait(20)
+        return response(completion())
+
+    server.expect_request(PATH).respond_with_handler(handle)
+    teacher = teacher_of(server, concurrency=64)
+    futures = [teacher.ask(request_for(number)) for number in range(64)]
+    assert {future.result(30).state for future in futures} == {"ok"}
 
 
 def test_a_cut_reply_says_so(server, teacher_of):
     answers(server, completion("so the ans", finish="length"))
-    (reply,) = ask(teacher_of(server))
-    assert (reply.finish_reason, reply.text, reply.error) == ("length", "so the ans", None)
+    reply = ask(teacher_of(server))
+    assert (reply.finish_reason, reply.text, reply.error, reply.state) == ("length", "so the ans", None, "truncated")
 
 
 def test_a_reply_without_text_is_an_empty_text(server, teacher_of):
     answers(server, completion(None))
-    (reply,) = ask(teacher_of(server))
+    reply = ask(teacher_of(server))
     assert (reply.text, reply.error, reply.completion_tokens) == ("", None, 7)
 
 
-# --------------------------------------------------------------------------------------- what is retried
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+def test_what_a_model_thought_in_a_field_of_its_own_is_kept(server, teacher_of, name):
+    answers(server, completion(message={name: "let me see"}))
+    reply = ask(teacher_of(server))
+    assert (reply.reasoning, reply.text) == ("let me see", "so [[B]]")
 
 
-def test_too_fast_waits_as_long_as_told_and_uses_no_attempt(server, teacher_of, slept):
-    busy = ({"error": {"message": "slow down"}}, 429, {"Retry-After": "2.5"})
-    n_refusals = openai.ATTEMPTS + 3
-    answers(server, *[busy] * n_refusals, completion())
-    (reply,) = ask(teacher_of(server))
-    assert reply.text == "so [[B]]"
-    assert slept == [2.5] * n_refusals
+def test_log_probabilities_are_kept_as_they_came(server, teacher_of):
+    given = {"content": [{"token": "so", "logprob": -0.25, "bytes": [115, 111], "top_logprobs": []}]}
+    body = completion()
+    body["choices"][0]["logprobs"] = given
+    answers(server, body)
+    assert json.loads(ask(teacher_of(server)).logprobs) == given
 
 
-@pytest.mark.parametrize("told", ["-3", "nan", "inf", "Wed, 21 Oct 2015 07:28:00 GMT", "", "soon"])
-def test_a_retry_after_that_is_no_length_of_time_is_not_followed(server, teacher_of, slept, told):
-    answers(server, ({"error": {}}, 429, {"Retry-After": told}), completion())
-    (reply,) = ask(teacher_of(server))
-    assert reply.text == "so [[B]]"
-    assert len(slept) == 1
-    assert 1 <= slept[0] <= 3
+def test_tokens_from_a_cache_are_told_apart(server, teacher_of):
+    usage = {"prompt_tokens": 11, "completion_tokens": 7, "prompt_tokens_details": {"cached_tokens": 8}}
+    answers(server, completion(usage=usage))
+    assert ask(teacher_of(server)).cached_tokens == 8
 
 
-def test_patience_with_refusals_ends(server, teacher_of, slept, monkeypatch):
-    monkeypatch.setattr(openai, "PATIENCE_SECONDS", 0.0)
-    answers(server, ({"error": {"message": "slow down"}}, 429, {}))
-    (reply,) = ask(teacher_of(server))
-    assert reply.error is not None
-    assert "429" in reply.error
+def test_half_a_character_is_replaced_since_no_file_can_hold_it(server, teacher_of):
+    answers(server, json.dumps(completion("so \ud83d [[B]]", message={"reasoning": "\udc00"})))
+    reply = ask(teacher_of(server))
+    assert (reply.text, reply.reasoning) == ("so ? [[B]]", "?")
 
 
-def test_nobody_waits_longer_than_their_patience(server, teacher_of, slept):
-    answers(server, ({"error": {}}, 429, {"Retry-After": "86400"}), completion())
-    ask(teacher_of(server))
-    assert sum(slept) <= openai.PATIENCE_SECONDS
+# ------------------------------------------------------------------------------------ what it counts as
+
+HIDDEN = [
+    None,
+    {},
+    [],
+    "a lot",
+    {"prompt_tokens": "many", "completion_tokens": 1},
+    {"prompt_tokens": 11, "completion_tokens": None},
+    {"prompt_tokens": 11, "completion_tokens": -7},
+    {"prompt_tokens": -1, "completion_tokens": 7},
+    {"prompt_tokens": 11, "completion_tokens": 10**12},
+    {"prompt_tokens": 11, "completion_tokens": 7.5},
+    {"prompt_tokens": True, "completion_tokens": 7},
+    {"prompt_tokens": 0, "completion_tokens": 7},
+    {"prompt_tokens": 11, "completion_tokens": 0},
+]
 
 
-def test_an_empty_account_ends_the_step_at_once(server, teacher_of, slept):
-    """It comes as a 429 too, but no waiting fills the account."""
-    broke = {"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}
-    answers(server, (broke, 429, {}))
-    with pytest.raises(TeacherError, match="quota"):
-        ask(teacher_of(server), 5)
-    assert slept == []
-    assert len(server.log) == 1
-
-
-def test_a_server_that_stumbles_is_asked_again(server, teacher_of, slept):
-    answers(server, *[("oops", 500)] * (openai.ATTEMPTS - 1), completion())
-    (reply,) = ask(teacher_of(server))
+@pytest.mark.parametrize("usage", HIDDEN, ids=str)
+def test_a_reply_that_hides_its_cost_is_kept_and_charged_with_all_that_was_reserved(server, teacher_of, usage):
+    answers(server, completion(usage=usage))
+    request = request_for()
+    reply = ask(teacher_of(server), request)
     assert (reply.text, reply.error) == ("so [[B]]", None)
-    assert len(server.log) == openai.ATTEMPTS
-    assert len(slept) == openai.ATTEMPTS - 1
-    assert all(0 < wait <= 30 for wait in slept)
+    assert reply.prompt_tokens + reply.completion_tokens == request.upper_bound_tokens
 
 
-def test_tries_are_told_once_each_though_many_requests_wait(server, teacher_of, slept, capsys):
-    answers(server, *[("oops", 500)] * 2, completion())
-    ask(teacher_of(server))
-    url = server.url_for("/v1")
-    assert [line for line in capsys.readouterr().err.splitlines() if url in line] == [
-        f"teacher answers 500 at {url}/, trying again (2 of 5)",
-        f"teacher answers 500 at {url}/, trying again (3 of 5)",
-    ]
+def test_a_cost_above_what_was_reserved_is_believed(server, teacher_of):
+    """It is what will be on the bill."""
+    answers(server, completion(usage={"prompt_tokens": 5000, "completion_tokens": 900}))
+    reply = ask(teacher_of(server))
+    assert (reply.prompt_tokens, reply.completion_tokens) == (5000, 900)
 
 
-def test_a_server_that_never_recovers_is_a_failed_reply_and_the_rest_goes_on(server, teacher_of, slept):
-    answers(server, *[("oops", 503)] * openai.ATTEMPTS, completion())
-    failed, fine = ask(teacher_of(server), 2)
-    assert (failed.text, failed.prompt_tokens, failed.completion_tokens) == ("", 0, 0)
-    assert failed.error is not None
-    assert "503" in failed.error
-    assert fine.error is None
-    assert len(server.log) == openai.ATTEMPTS + 1
+def test_an_empty_reply_may_have_cost_no_tokens(server, teacher_of):
+    answers(server, completion("", "content_filter", usage={"prompt_tokens": 11, "completion_tokens": 0}))
+    reply = ask(teacher_of(server))
+    assert (reply.prompt_tokens, reply.completion_tokens) == (11, 0)
 
 
-def test_a_reply_that_never_comes_may_be_billed_and_is_not_asked_for_again_here(server, teacher_of, slept):
-    released = threading.Event()
-    server.expect_request(PATH).respond_with_handler(lambda request: released.wait(5) and Response("late"))
-    (reply,) = ask(teacher_of(server, timeout_seconds=0.15))
-    released.set()
-    while not server.log:  # a late answer must not fall into the next test
-        time.sleep(0.01)
-    assert reply.error is not None
-    assert "Timeout" in reply.error
-    assert reply.may_be_billed
-    assert slept == []
-    assert len(server.log) == 1
+# -------------------------------------------------------------------------------------- what is refused
+
+FILTERED = {
+    "finish_reason": completion("", finish="content_filter"),
+    "refusal": completion(None, message={"refusal": "I cannot help with that."}),
+    "a code": ({"error": {"message": "filtered", "code": "content_filter"}}, 400),
+    "a flagged prompt": ({"error": {"message": "flagged", "code": "invalid_prompt"}}, 400),
+    "words alone": ({"error": {"message": "Content Exists Risk", "code": "invalid_request_error"}}, 400),
+    "moderation": (
+        {"error": {"message": "your input was flagged", "code": 403, "metadata": {"flagged_input": "q..."}}},
+        403,
+    ),
+}
 
 
-# --------------------------------------------------------------------------------------- what is refused
+@pytest.mark.parametrize("what", FILTERED)
+def test_a_filter_is_a_result_and_the_next_request_is_asked(server, teacher_of, what):
+    answers(server, FILTERED[what], completion())
+    teacher = teacher_of(server)
+    reply = ask(teacher)
+    assert (reply.state, reply.error, reply.text) == ("refused", None, "")
+    assert ask(teacher).state == "ok"
 
 
-@pytest.mark.parametrize("status", [401, 403, 404])
-def test_a_refused_key_or_model_ends_the_step_at_the_first_request(server, teacher_of, slept, status):
-    answers(server, ({"error": {"message": "no"}}, status, {}))
+@pytest.mark.parametrize("status", [401, 402, 403, 404])
+def test_a_refused_key_or_model_or_an_empty_account_fails_the_step(server, teacher_of, status):
+    answers(server, ({"error": {"message": "no"}}, status))
     with pytest.raises(TeacherError, match=rf"refuses \({status}\)") as error:
-        ask(teacher_of(server), 50)
-    assert "teacher.model" in error.value.hint
-    assert len(server.log) <= 1  # the server notes a request after it has answered it
-    assert slept == []
+        ask(teacher_of(server))
+    words = {402: "the account has nothing left", 404: "check teacher.model, 'big'"}
+    assert words.get(status, "check the key that teacher.key_env names") in error.value.hint
 
 
-def test_replies_under_way_are_handed_over_before_a_refusal_ends_the_step(server, teacher_of):
-    """Three are in flight; the first is refused while two are still being answered."""
-    refused = threading.Event()
+def test_an_empty_account_is_no_matter_of_pace(server, teacher_of):
+    """It comes as a 429 too, but no waiting fills the account."""
+    answers(server, ({"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}, 429))
+    with pytest.raises(TeacherError, match="quota"):
+        ask(teacher_of(server))
 
-    def handle(request):
-        if request.json["messages"][0]["content"] == "question 0":
-            refused.set()
-            return Response('{"error": {"message": "no"}}', 401, mimetype="application/json")
-        refused.wait(5)
-        time.sleep(0.15)
-        return Response(json.dumps(completion()), 200, mimetype="application/json")
 
-    server.expect_request(PATH).respond_with_handler(handle)
-    got = []
-    with pytest.raises(TeacherError, match="401"):
-        got.extend(
-            pair for pair in teacher_of(server, concurrency=3).answer(request_for(number) for number in range(50))
+def test_a_request_the_server_cannot_take_is_rejected(server, teacher_of):
+    answers(server, ({"error": {"message": "context too long"}}, 400))
+    reply = ask(teacher_of(server))
+    assert (reply.state, reply.fault) == ("failed", "rejected")
+    assert "context too long" in reply.error
+
+
+# ---------------------------------------------------------------------------------------- what is faulty
+
+
+@pytest.mark.parametrize(
+    ("status", "fault"),
+    [(429, "too_fast")]
+    + [(status, "unavailable") for status in (500, 501, 503, 521, 529)]
+    + [(status, "unanswered") for status in (408, 502, 504, 520, 524)]
+    + [(status, "rejected") for status in (400, 405, 409, 413, 422)],
+)
+@pytest.mark.parametrize("told", [None, 2.5])
+def test_every_status_has_its_outcome(server, teacher_of, status, fault, told):
+    headers = {} if told is None else {"Retry-After": f"{told}"}
+    answers(server, ("<html>oops</html>", status, headers))
+    reply = ask(teacher_of(server))
+    assert reply.fault == fault
+    assert str(status) in reply.error
+    assert (reply.prompt_tokens, reply.completion_tokens) == (0, 0)
+    assert reply.wait_seconds == (told if fault in ("too_fast", "unavailable") else None)
+    assert len(server.log) == 1, "one attempt: nothing is retried behind our back"
+
+
+@pytest.mark.parametrize("told", ["-3", "0", "nan", "inf", "Wed, 21 Oct 2015 07:28:00 GMT", "", "soon", "1 hour"])
+def test_a_retry_after_that_is_no_length_of_time_is_none(told):
+    assert retry_after({"retry-after": told}) is None
+
+
+def test_a_retry_after_is_seconds_milliseconds_or_a_date():
+    assert retry_after({"retry-after": "86400"}) == 86400
+    assert retry_after({"retry-after": "1", "retry-after-ms": "1500"}) == 1.5
+    at = format_datetime(datetime.now(UTC) + timedelta(hours=2), usegmt=True)
+    assert 7190 < retry_after({"retry-after": at}) <= 7200
+
+
+NO_REPLIES = {
+    "broken JSON": '{"id": "1", "choices": [',
+    "nothing": "",
+    "no UTF-8": b"\xff\xfe\x00",
+    "nested without end": "[" * 100_000,
+    "an array": "[]",
+    "null": "null",
+    "a number": "7",
+    "a text": '"hello"',
+    "an error with status 200": {"error": {"message": "upstream is down"}},
+    "no choices": completion(choices=[]),
+    "choices null": completion(choices=None),
+    "choices that are no list": completion(choices={"0": "so"}),
+    "a choice that is a text": completion(choices=["so [[B]]"]),
+    "a choice without a message": completion(choices=[{"index": 0, "finish_reason": "stop"}]),
+    "a message that is a text": completion(choices=[{"index": 0, "message": "so [[B]]"}]),
+    "text that is no text": completion(text=[{"type": "text", "text": "so [[B]]"}]),
+    "a number for a text": completion(text=7),
+}
+
+
+@pytest.mark.parametrize("what", NO_REPLIES)
+def test_what_is_no_reply_may_be_billed_all_the_same(server, teacher_of, what):
+    answers(server, NO_REPLIES[what], completion())
+    teacher = teacher_of(server)
+    reply = ask(teacher)
+    assert (reply.state, reply.text) == ("unknown", "")
+    assert reply.error
+    assert ask(teacher).state == "ok"
+
+
+def test_a_web_page_in_place_of_an_api_is_told(server, teacher_of):
+    """What a forgotten `/v1` gives."""
+    answers(server, ("<html>welcome</html>", 200, {"Content-Type": "text/html"}))
+    reply = ask(teacher_of(server))
+    assert reply.error == (
+        "the reply is no chat completion, but '<html>welcome</html>'; does teacher.base_url lead to the API?"
+    )
+
+
+def test_a_compressed_reply_that_is_none_is_no_reply(server, teacher_of):
+    answers(server, (b"not gzip at all", 200, {"Content-Encoding": "gzip"}))
+    assert ask(teacher_of(server)).state == "unknown"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["message", "content", "finish_reason", "logprobs", "refusal", "reasoning", "cached_tokens"]
+            ),
+            inner,
+            max_size=4,
         )
-    assert sorted(request.messages[0]["content"] for request, reply in got if not reply.error) == [
-        "question 1",
-        "question 2",
-    ]
-    assert [request.messages[0]["content"] for request, reply in got if reply.error] == ["question 0"]
-    assert len(server.log) == 3
+    ),
+    max_leaves=8,
+)
 
 
-def test_nobody_at_the_address_is_the_users_mistake(slept, capsys):
+@given(choices=JSON | st.lists(JSON, min_size=1, max_size=2), usage=JSON)
+@settings(max_examples=300)
+def test_whatever_stands_in_a_completion_it_is_read_or_it_is_none(choices, usage):
+    try:
+        reply = read_completion(ChatCompletion.construct(choices=choices, usage=usage), request_for())
+    except ValueError:
+        return
+    assert isinstance(reply.text, str)
+    assert reply.cached_tokens >= 0
+    assert 0 <= reply.prompt_tokens <= 10**7
+    assert 0 <= reply.completion_tokens <= 10**7
+
+
+# ------------------------------------------------------------------------------------------- connections
+
+
+@contextmanager
+def raw_server(handle):
+    """A server of bare sockets; `handle` gets each connection, once its request was read."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve():
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                threading.Thread(target=one, args=(connection,), daemon=True).start()
+
+        def one(connection):
+            with closing(connection):
+                connection.settimeout(10)
+                data = b""
+                while b"\r\n\r\n" not in data:
+                    data += connection.recv(65536)
+                with suppress(OSError):
+                    handle(connection)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
+CUTS = {
+    "before a word": b"",
+    "in the status line": b"HTTP/1.1 20",
+    "in the headers": HEAD[:40],
+    "after the headers": HEAD,
+    "in the body": HEAD + b'{"id": "1", "choi',
+    "no HTTP": b"220 mail.example.org ESMTP\r\n",
+}
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_connection_that_breaks_off_leaves_the_outcome_unknown(teacher_of, cut):
+    with raw_server(lambda connection: connection.sendall(CUTS[cut])) as base_url:
+        reply = ask(teacher_of(base_url))
+    assert (reply.state, reply.text) == ("unknown", "")
+    assert reply.error
+
+
+def trickle(*parts):
+    """A server that sends a byte now and then, for ever: no read of it ever times out."""
+
+    def handle(connection):
+        for part in parts:
+            connection.sendall(part)
+        for _ in range(400):
+            time.sleep(0.02)
+            connection.sendall(b" ")
+
+    return handle
+
+
+@pytest.mark.parametrize(
+    "parts", [(b"HTTP/1.1 200 ",), (b"HTTP/1.1 200 OK\r\nX-Slow: ",), (HEAD,)], ids=["status line", "headers", "body"]
+)
+def test_the_time_out_is_for_the_whole_reply_however_it_trickles(teacher_of, parts):
+    with raw_server(trickle(*parts)) as base_url:
+        started = time.monotonic()
+        reply = ask(teacher_of(base_url, timeout_seconds=0.5))
+    assert time.monotonic() - started < 5
+    assert (reply.state, reply.error) == ("unknown", "no whole reply within 0.5 seconds (time-out)")
+
+
+def test_a_server_that_says_nothing_is_not_waited_for_longer(teacher_of):
+    with raw_server(drain) as base_url:
+        reply = ask(teacher_of(base_url, timeout_seconds=0.3))
+    assert (reply.state, reply.error) == ("unknown", "no whole reply within 0.3 seconds (time-out)")
+
+
+def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        base_url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-    with pytest.raises(TeacherError, match="does not answer") as error:
-        ask(load_teacher("openai", model="big", base_url=base_url, concurrency=2), 5)
-    assert "start the server" in error.value.hint
-    assert base_url in error.value.found
-    assert capsys.readouterr().err.splitlines() == [
-        f"teacher does not answer at {base_url}/, trying again ({attempt} of 5)" for attempt in (2, 3, 4, 5)
-    ]
+        return free.getsockname()[1]
+
+
+def test_a_request_that_found_no_server_never_left(teacher_of):
+    base_url = f"http://127.0.0.1:{free_port()}/v1"
+    reply = ask(teacher_of(base_url))
+    assert (reply.state, reply.fault) == ("planned", "absent")
+    assert f"the teacher at {base_url}/ does not answer" in reply.error
+    assert "refused" in reply.error or "failed" in reply.error
+
+
+def test_a_name_that_nobody_has_is_an_absent_server(teacher_of, monkeypatch):
+    def unknown(*_, **__):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    reply = ask(teacher_of("http://nobody.invalid/v1"))
+    assert reply.fault == "absent"
+    assert "Name or service not known" in reply.error
+
+
+def test_a_closed_teacher_gives_up_at_once_and_its_connections_are_closed(teacher_of):
+    gone = threading.Event()
+
+    with raw_server(lambda connection: (drain(connection), gone.set())) as base_url:
+        teacher = teacher_of(base_url)
+        future = teacher.ask(request_for())
+        time.sleep(0.3)
+        started = time.monotonic()
+        teacher.close()
+        assert time.monotonic() - started < 3
+        assert gone.wait(5), "the server sees the connection end"
+    assert future.cancelled()
+
+
+def drain(connection):
+    while connection.recv(65536):
+        pass
+
+
+# ---------------------------------------------------------------------------------------------- the key
 
 
 def test_a_key_that_is_not_set_is_the_users_mistake(monkeypatch):
@@ -284,67 +519,6 @@ def test_a_key_that_is_not_set_is_the_users_mistake(monkeypatch):
     assert "export NO_SUCH_KEY" in error.value.hint
 
 
-# -------------------------------------------------------------------------------------- what is no reply
-
-NO_REPLIES = {
-    "broken JSON": '{"id": "1", "choices": [',
-    "an array": "[]",
-    "null": "null",
-    "an error with status 200": {"error": {"message": "upstream is down"}},
-    "no choices": completion(choices=[]),
-    "choices null": completion(choices=None),
-    "a choice without a message": completion(choices=[{"index": 0, "finish_reason": "stop"}]),
-    "text that is no text": completion(text=[{"type": "text", "text": "so [[B]]"}]),
-}
-
-
-@pytest.mark.parametrize("what", NO_REPLIES)
-def test_what_is_no_reply_is_a_failed_reply_and_the_rest_goes_on(server, teacher_of, slept, what):
-    answers(server, NO_REPLIES[what], completion())
-    failed, fine = ask(teacher_of(server), 2)
-    assert failed.error
-    assert (failed.text, failed.prompt_tokens, failed.completion_tokens) == ("", 0, 0)
-    assert fine.error is None
-    assert len(server.log) == 2
-
-
-def test_a_web_page_in_place_of_an_api_is_a_failed_reply(server, teacher_of, slept):
-    """What a forgotten `/v1` gives."""
-    answers(server, ("<html>welcome</html>", 200, {"Content-Type": "text/html"}), completion())
-    failed, fine = ask(teacher_of(server), 2)
-    assert failed.error
-    assert fine.error is None
-
-
-def test_a_request_the_server_cannot_take_is_a_failed_reply(server, teacher_of, slept):
-    answers(server, ({"error": {"message": "context too long"}}, 400, {}), completion())
-    failed, fine = ask(teacher_of(server), 2)
-    assert failed.error is not None
-    assert "context too long" in failed.error
-    assert fine.error is None
-    assert slept == []
-
-
-# ---------------------------------------------------------------------------------------------- the key
-
-
-def test_the_key_travels_in_the_header_and_nowhere_else(server, teacher_of, slept, capfd, caplog):
-    caplog.set_level("DEBUG")
-    echoed = {"error": {"message": f"Incorrect API key provided: {KEY}"}}
-    answers(server, completion(), (echoed, 400, {}), (echoed, 500, {}), (echoed, 401, {}))
-    replies = []
-    with pytest.raises(TeacherError) as error:
-        replies.extend(reply for _, reply in teacher_of(server).answer(map(request_for, range(9))))
-    for request, _ in server.log:
-        assert request.headers["Authorization"] == f"Bearer {KEY}"
-        assert KEY not in request.url
-        assert KEY.encode() not in request.data
-    shown = capfd.readouterr()
-    assert KEY not in f"{shown.out}{shown.err}{error.value}"
-    assert not any(KEY in f"{reply}" for reply in replies)
-    assert not any(KEY in record.getMessage() for record in caplog.records if record.name.startswith("teachwise"))
-
-
 def test_no_key_is_sent_where_none_is_asked_for(server, teacher_of, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     answers(server, completion())
@@ -352,61 +526,32 @@ def test_no_key_is_sent_where_none_is_asked_for(server, teacher_of, monkeypatch)
     assert KEY not in str(server.log[0][0].headers)
 
 
-# ------------------------------------------------------------------------------------------ drawing ahead
+ECHOED = {"error": {"message": f"Incorrect API key provided: {KEY}", "code": KEY}}
+LONG = {"error": {"message": "x" * 480 + KEY}}
+ECHOES = {
+    "a reply": completion(f"so {KEY} [[B]]", f"stop {KEY}", message={"reasoning_content": KEY}),
+    "logprobs": completion(choices=[{"message": {"content": "so"}, "logprobs": {"content": [{"token": KEY}]}}]),
+    "a header": (completion(), 200, {"X-Your-Key": KEY}),
+    "no completion": f"<html>{'x' * 50}{KEY}</html>",
+    "text that is no text": completion(text=[KEY]),
+    **{f"status {status}": (ECHOED, status) for status in (400, 401, 404, 408, 429, 500, 503)},
+    **{f"cut, status {status}": (LONG, status) for status in (400, 429, 500)},
+}
 
 
-@pytest.mark.parametrize("concurrency", [1, 3])
-def test_requests_are_drawn_only_when_there_is_room_to_send_them(server, teacher_of, concurrency):
-    answers(server, completion())
-    n_drawn, n_back = 0, 0
-
-    def drawing():
-        nonlocal n_drawn
-        for number in range(12):
-            assert threading.current_thread() is threading.main_thread()
-            n_drawn += 1
-            yield request_for(number)
-
-    for _ in teacher_of(server, concurrency=concurrency).answer(drawing()):
-        n_back += 1
-        assert n_drawn - n_back < concurrency
-        assert len(server.log) <= n_drawn
-    assert n_back == n_drawn == 12
-
-
-def test_the_caller_ends_all_spending_by_ending_the_iterable(server, teacher_of):
-    answers(server, completion())
-
-    def affordable():
-        yield request_for(0)
-        yield request_for(1)
-
-    assert len(list(teacher_of(server, concurrency=4).answer(affordable()))) == 2
-    assert len(server.log) == 2
-
-
-@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": "many", "completion_tokens": 1}])
-def test_a_reply_that_hides_its_cost_is_kept_and_charged_with_all_that_was_reserved(server, teacher_of, usage):
-    answers(server, completion(usage=usage))
-    ((request, reply),) = list(teacher_of(server).answer([request_for(0)]))
-    assert reply.text == "so [[B]]"
-    assert reply.error is None
-    assert reply.prompt_tokens + reply.completion_tokens == request.upper_bound_tokens
-
-
-def test_ctrl_c_sends_nothing_more_and_hands_over_what_is_under_way(server, teacher_of, monkeypatch):
-    answers(server, completion(), completion(), completion(), completion())
-    waits = iter([KeyboardInterrupt])
-    real = openai.wait
-
-    def interrupted(*args, **options):
-        for stop in waits:
-            raise stop
-        return real(*args, **options)
-
-    monkeypatch.setattr(openai, "wait", interrupted)
-    got = []
-    with pytest.raises(KeyboardInterrupt):
-        got.extend(teacher_of(server, concurrency=2).answer(request_for(number) for number in range(50)))
-    assert [reply.text for _, reply in got] == ["so [[B]]"] * 2
-    assert len(server.log) == 2
+@pytest.mark.parametrize("what", ECHOES)
+def test_a_key_that_the_server_repeats_comes_no_further(server, teacher_of, capfd, caplog, what):
+    caplog.set_level("DEBUG")
+    answers(server, ECHOES[what])
+    try:
+        found = ask(teacher_of(server))
+    except TeacherError as error:
+        found = error
+    assert "sk-very" not in f"{found} {vars(found)}"
+    shown = capfd.readouterr()
+    assert "sk-very" not in f"{shown.out}{shown.err}"
+    assert not any("sk-very" in record.getMessage() for record in caplog.records if record.name.startswith("teachwise"))
+    ((asked, _),) = server.log
+    assert asked.headers["Authorization"] == f"Bearer {KEY}"
+    assert KEY not in asked.url
+    assert KEY.encode() not in asked.data

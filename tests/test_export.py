@@ -5,11 +5,12 @@ import sys
 
 import pytest
 
+from made_records import rationale
 from teachwise import cli
 from teachwise.errors import DataError
 from teachwise.export import FORMATS, export_arm
 from teachwise.lessons import Lesson, Skipped, lessons_of
-from teachwise.records import Assignment, Rationale
+from teachwise.records import Assignment
 from teachwise.run_folder import Unit, write_text
 from teachwise.tasks import load_task
 
@@ -30,11 +31,11 @@ ASSIGNED = [
 ]
 TEXT = "Because of ü.\n\nThe answer is [[C]]"
 RATIONALES = [
-    Rationale("e3", "kept", "C", f"  {TEXT}\n", 90, 30),
-    Rationale("e4", "wrong", "B", "SECRETLY WRONG [[B]]", 90, 30),
-    Rationale("e5", "unreadable", None, "SECRETLY UNREADABLE", 90, 30),
-    Rationale("e6", "truncated", None, "SECRETLY CUT", 90, 30),
-    Rationale("e7", "failed", None, "", 0, 0),
+    rationale("e3", "correct", "C", f"  {TEXT}\n"),
+    rationale("e4", "wrong", "B", "SECRETLY WRONG [[B]]"),
+    rationale("e5", "unreadable", None, "SECRETLY UNREADABLE"),
+    rationale("e6", "truncated", "C", "SECRETLY CUT [[C]]"),
+    rationale("e7", "failed", None, ""),
 ]
 
 

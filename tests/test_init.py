@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from teachwise import cli
 from teachwise.errors import DataError, RecipeError
 from teachwise.init import _flow, start_recipe
-from teachwise.ledger import Request
 from teachwise.pipeline import run
 from teachwise.prepare import prepare_examples
 from teachwise.recipe import load_recipe
 from teachwise.records import Example
+from teachwise.request import Request
 from teachwise.run_folder import Run, Unit
 from teachwise.stats import wilson
 from teachwise.tasks import load_task

@@ -2,10 +2,11 @@
 
 import pytest
 
+from made_records import rationale
 from teachwise.lessons import Lesson, Skipped, lessons_of
-from teachwise.records import Assignment, Rationale
+from teachwise.records import Assignment
 
-VERDICTS = ("kept", "wrong", "unreadable", "truncated", "failed")
+VERDICTS = ("correct", "wrong", "unreadable", "truncated", "refused", "failed", "unknown", "unpaid")
 
 
 @pytest.fixture
@@ -15,7 +16,7 @@ def examples(example_with):
 
 @pytest.fixture
 def rationales():
-    return {verdict: Rationale(verdict, verdict, None, f" because {verdict} [[C]] \n", 5, 6) for verdict in VERDICTS}
+    return {verdict: rationale(verdict, verdict, None, f" because {verdict} [[C]] \n") for verdict in VERDICTS}
 
 
 def gives(give, *ids, stage=0):
@@ -29,53 +30,60 @@ def test_an_answer_is_learnt_as_the_bare_letter_asked_for_directly(examples):
 
 
 def test_a_kept_rationale_is_learnt_as_it_came_asked_for_with_thought(examples, rationales):
-    lessons, skipped = lessons_of(gives("rationale", "kept"), 0, examples, rationales, "drop")
-    assert lessons == [Lesson("kept", "cot", "because kept [[C]]")]
+    lessons, skipped = lessons_of(gives("rationale", "correct"), 0, examples, rationales, "drop")
+    assert lessons == [Lesson("correct", "cot", "because correct [[C]]")]
     assert skipped == []
 
 
 def test_a_rejected_rationale_is_left_out_with_its_reason(examples, rationales):
     lessons, skipped = lessons_of(gives("rationale", *VERDICTS), 0, examples, rationales, "drop")
-    assert [one.id for one in lessons] == ["kept"]
-    assert skipped == [Skipped(verdict, 0, f"rationale {verdict}") for verdict in sorted(VERDICTS) if verdict != "kept"]
+    assert [one.id for one in lessons] == ["correct"]
+    rejected = sorted(set(VERDICTS) - {"correct"})
+    assert skipped == [Skipped(verdict, 0, f"rationale {verdict}") for verdict in rejected]
 
 
 def test_a_rejected_rationale_may_give_its_answer_instead(examples, rationales):
     lessons, skipped = lessons_of(gives("rationale", *VERDICTS), 0, examples, rationales, "answer")
     assert skipped == []
     assert {one.id: (one.mode, one.completion) for one in lessons} == {
-        "kept": ("cot", "because kept [[C]]"),
-        **{verdict: ("direct", "C") for verdict in VERDICTS if verdict != "kept"},
+        "correct": ("cot", "because correct [[C]]"),
+        **{verdict: ("direct", "C") for verdict in VERDICTS if verdict != "correct"},
     }
 
 
 def test_no_text_of_a_rejected_rationale_is_ever_learnt(examples, rationales):
     for on_rejected in ("drop", "answer"):
         lessons, _ = lessons_of(gives("rationale", *VERDICTS), 0, examples, rationales, on_rejected)
-        assert not any("because" in one.completion for one in lessons if one.id != "kept")
+        assert not any("because" in one.completion for one in lessons if one.id != "correct")
 
 
 def test_a_stage_learns_its_own_rows_only_and_what_is_dropped_is_in_none(examples, rationales):
     assigned = [
         *gives("answer", "c", "a"),
-        *gives("rationale", "kept", "wrong", stage=1),
+        *gives("rationale", "correct", "wrong", stage=1),
         *gives("answer", "d", stage=1),
         *gives("drop", "b", stage=-1),
     ]
     stages = [lessons_of(assigned, stage, examples, rationales, "drop") for stage in (0, 1, 2)]
-    assert [[one.id for one in lessons] for lessons, _ in stages] == [["a", "c"], ["d", "kept"], []]
+    assert [[one.id for one in lessons] for lessons, _ in stages] == [["a", "c"], ["correct", "d"], []]
     assert [[one.id for one in skipped] for _, skipped in stages] == [[], ["wrong"], []]
     assert stages[1][1] == [Skipped("wrong", 1, "rationale wrong")]
 
 
 def test_lessons_come_in_the_order_of_their_ids_however_they_were_assigned(examples, rationales):
-    assigned = [*gives("answer", "d", "a"), *gives("rationale", "kept", "failed"), *gives("answer", "c", "b")]
+    assigned = [*gives("answer", "d", "a"), *gives("rationale", "correct", "failed"), *gives("answer", "c", "b")]
     forward = lessons_of(assigned, 0, examples, rationales, "answer")
     assert forward == lessons_of(assigned[::-1], 0, examples, rationales, "answer")
-    assert [one.id for one in forward[0]] == ["a", "b", "c", "d", "failed", "kept"]
+    assert [one.id for one in forward[0]] == ["a", "b", "c", "correct", "d", "failed"]
 
 
 def test_one_example_may_be_learnt_in_two_stages(examples, rationales):
-    assigned = [*gives("answer", "kept"), *gives("rationale", "kept", stage=1)]
+    assigned = [*gives("answer", "correct"), *gives("rationale", "correct", stage=1)]
     first, second = (lessons_of(assigned, stage, examples, rationales, "drop")[0] for stage in (0, 1))
     assert (first[0].mode, second[0].mode) == ("direct", "cot")
+
+
+def test_what_is_kept_is_learnt_whatever_its_verdict(examples, rationales):
+    rationales["wrong"] = rationale("wrong", "wrong", "B", "so [[B]]", kept=True)
+    lessons, skipped = lessons_of(gives("rationale", "wrong"), 0, examples, rationales, "drop")
+    assert (lessons, skipped) == ([Lesson("wrong", "cot", "so [[B]]")], [])

@@ -18,13 +18,13 @@ from teachwise import cli, pack
 from teachwise.answer import answer_table
 from teachwise.engines.hf import HfEngine, load_chat
 from teachwise.errors import DataError
+from teachwise.figures import points
 from teachwise.pack import pack_arm
 from teachwise.records import Example, Prediction
 from teachwise.run_folder import Run, Unit
 from teachwise.tasks.table import read_table, write_table
 from teachwise.trainer import Lora, Row, Settings, merge_adapter, train_stage
 from teachwise.tuned import find_tuned, tuned_in_pack
-from teachwise.wording import points
 
 pytestmark = pytest.mark.slow
 

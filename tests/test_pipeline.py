@@ -83,7 +83,7 @@ def test_the_report_and_the_comparison_name_every_arm(finished):
 def test_the_control_has_the_stages_updates_and_bought_rationales_of_the_arm_it_is_like(finished):
     counts = {arm: finished.manifest(Unit("train", arm))["counts"] for arm in ("banded", "random")}
     assert counts["banded"]["updates"] == counts["random"]["updates"]
-    bought = {arm: finished.manifest(Unit("teach", arm))["counts"]["bought"] for arm in ("banded", "random")}
+    bought = {arm: finished.manifest(Unit("teach", arm))["counts"]["requests"] for arm in ("banded", "random")}
     assert bought["banded"] == bought["random"] == 20
     chosen = [finished.records(Unit("route", arm), "assignments.parquet", Assignment) for arm in ("banded", "random")]
     taught = [{row.id for row in rows if row.give == "rationale"} for rows in chosen]
@@ -132,7 +132,7 @@ def test_every_held_out_question_is_answered_in_every_mode(finished):
 
 def test_no_rejected_rationale_is_trained_on(finished):
     rationales = finished.records(Unit("teach", "banded"), "rationales.parquet", Rationale)
-    kept = sum(one.verdict == "kept" for one in rationales)
+    kept = sum(one.kept for one in rationales)
     stage = json.loads((finished.folder(Unit("train", "banded")) / "stage-1" / "stage.json").read_text())
     assert stage["rows"] == kept
 
@@ -255,7 +255,7 @@ def test_open_questions_whose_answer_is_a_number_go_the_whole_way(teacher, tmp_p
     assert 0 < sum(row.correct for row in scores) < len(scores)
     stated = [p.stated for p in run.records(Unit("evaluate", "base", 0), "predictions.parquet", Prediction)]
     assert sum(text is not None and text.isdigit() for text in stated) > len(stated) / 2
-    kept = [r for r in run.records(Unit("teach", "distill", 0), "rationales.parquet", Rationale) if r.verdict == "kept"]
+    kept = [r for r in run.records(Unit("teach", "distill", 0), "rationales.parquet", Rationale) if r.kept]
     assert kept
 
 

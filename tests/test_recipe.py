@@ -77,7 +77,7 @@ def test_the_good_recipe_is_good(tmp_path):
         # missing keys
         ({1: ""}, None, "'student' is required"),
         ({2: "teacher: {engine: hf}"}, 2, "'teacher.model' is required"),
-        ({5: "  {}"}, 4, "'budget.teacher_tokens' is required"),
+        ({5: "  {}"}, 4, "name a cap: `teacher_tokens`, `usd` or `requests`"),
         ({10: "    # policy"}, 9, "'arms.sft.policy' is required"),
         # what an arm needs, and what would do nothing
         ({11: "    # give"}, 9, "arms.sft: policy `all` needs `give: answer` or `give: rationale`"),
@@ -287,22 +287,31 @@ def test_the_resolved_recipe_has_every_field_and_loads_back_the_same(tmp_path, t
 
 SPEED = [
     ("student", "device", "cpu"),
+    ("teacher", "device", "cpu"),
     ("teacher", "base_url", "http://elsewhere/v1"),
     ("teacher", "key_env", "KEY"),
     ("teacher", "concurrency", 1),
     ("teacher", "timeout_seconds", 5),
+    ("teacher", "limit_field", "max_completion_tokens"),
+    ("teacher", "ledger", "shared.sqlite"),
+    ("teacher", "requests_per_minute", 9),
+    ("teacher", "tokens_per_minute", 9),
+    ("teacher", "delivery", "batch"),
     ("score", "batch_tokens", 7),
     ("train", "micro_batch_size", 2),
     ("train", "gradient_checkpointing", "true"),
     ("train", "save_every", 3),
     ("evaluate", "batch_tokens", 7),
+    ("budget", "ask_above_usd", 7.5),
+    ("budget", "ask_above_tokens", 7),
 ]
 
 
 @pytest.mark.parametrize(("section", "field", "value"), SPEED)
 def test_a_field_that_is_only_speed_changes_no_result_section(tmp_path, section, field, value):
-    path = write(tmp_path, GOOD)
-    before, after = load_recipe(path), load_recipe(path, [f"{section}.{field}={value}"])
+    path, engine = write(tmp_path, GOOD), "hf" if (section, field) == ("teacher", "device") else "openai"
+    teacher = f"teacher={{model: big, engine: {engine}}}"
+    before, after = load_recipe(path, [teacher]), load_recipe(path, [teacher, f"{section}.{field}={value}"])
     assert before != after
     for name in yaml.safe_load(before.yaml()):
         if name != "arms":
@@ -313,7 +322,7 @@ def test_a_field_that_is_only_speed_changes_no_result_section(tmp_path, section,
 def test_every_other_field_of_a_section_is_in_its_result(tmp_path):
     recipe = load_recipe(write(tmp_path, GOOD))
     fast = {(section, field) for section, field, _ in SPEED}
-    for section in ("student", "teacher", "data", "score", "validate", "train", "evaluate"):
+    for section in ("student", "teacher", "data", "score", "validate", "train", "evaluate", "budget"):
         every = set(recipe.plain()[section])
         assert set(recipe.result_fields(section)) == {field for field in every if (section, field) not in fast}
 

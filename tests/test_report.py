@@ -17,11 +17,13 @@ import pytest
 from markupsafe import escape
 from rich.console import Console
 
-from made_report import NASTY, auc, html_of, interval, make, many, questions
+from made_records import rationale
+from made_report import NASTY, PRICE, auc, html_of, interval, make, many, questions, teacher_data
 from made_run import make_run
 from teachwise import browse, drawing
+from teachwise.prices import Price
 from teachwise.records import Example, Score
-from teachwise.report import histogram, page, report_data, result_table, write_report
+from teachwise.report import example_rows, histogram, page, report_data, result_table, write_report
 from teachwise.run_folder import Unit
 from teachwise.stats import roc_band
 
@@ -44,7 +46,8 @@ def no_teacher():
         data["comparison"]["arms"]["base"].pop(group)
     data["comparison"]["arms"]["base"] |= {"accuracy": interval(1.0), "arm": "base"}
     data["prepare"] |= {"shared_questions": [], "notes": [], "set_apart": {}}
-    data["recipe"] |= {"teacher": None, "budget": {"teacher_tokens": None}}
+    data["recipe"] |= {"teacher": None, "budget": {"teacher_tokens": None, "usd": None}}
+    data["comparison"]["teacher"] = teacher_data({})
     return data
 
 
@@ -55,7 +58,18 @@ def odd_losses():
     return make(losses={"base": [empty], "banded": [single, empty], "random": [broken]})
 
 
-CASES = {"plain": make, "no_auc": no_auc, "no_teacher": no_teacher, "odd_losses": odd_losses, "many": many}
+def failing_teacher():
+    return taught(MIXED, usd=0.5)
+
+
+CASES = {
+    "plain": make,
+    "no_auc": no_auc,
+    "no_teacher": no_teacher,
+    "odd_losses": odd_losses,
+    "failing_teacher": failing_teacher,
+    "many": many,
+}
 
 
 class Reader(HTMLParser):
@@ -206,12 +220,92 @@ def test_the_gate_is_told_in_words(verdict, words):
 
 def test_rejected_rationales_and_the_ledger_are_told():
     text = Reader(html_of(make())).text
-    assert "100 done, 2 failed" in text
+    assert "100 ok, 2 failed" in text
     assert "37,012 tokens of a budget of 99,000" in text
     assert "left out, in every arm alike" in text
+    assert "not known: budget.prices says what this teacher" in text
     kept = make()
     kept["recipe"]["on_rejected"] = "answer"
     assert "trained on with its answer alone" in Reader(html_of(kept)).text
+
+
+def taught(bands, usd=None, **changes):
+    """Data of a report about a teacher with these verdicts; `usd` per arm where prices are known."""
+    data = make(price=PRICE if usd else None)
+    data["comparison"]["teacher"] = teacher_data(bands, price=Price(**PRICE) if usd else None, **changes)
+    for place, arm in enumerate(data["comparison"]["arms"].values()):
+        arm["cost"]["teacher_usd"] = usd and usd * place
+    data["ledger"] |= {"usd": usd or 0.0, "unpriced": 0}
+    return data
+
+
+def table_of(html, label):
+    """The cells of a table, row by row."""
+    (table,) = re.findall(rf'aria-label="{label}">\s*<table>(.*?)</table>', html, re.DOTALL)
+    rows = [re.findall(r"<t[hd].*?>(.*?)</t[hd]>", row, re.DOTALL) for row in table.split("</tr>")[:-1]]
+    return [[" ".join(re.sub(r"<.*?>", " ", cell).split()) for cell in row] for row in rows]
+
+
+MIXED = {
+    "easy": {"correct": 19, "truncated": 1},
+    "hard": {"correct": 4, "wrong": 6, "refused": 1, "unknown": 1, "unpaid": 8},
+}
+
+
+def test_the_teacher_is_judged_by_band_with_what_was_spent_in_vain():
+    html = html_of(taught(MIXED, usd=0.5, prompt_tokens=100, completion_tokens=50))
+    head, *rows = table_of(html, "The teacher by band")
+    easy, hard = (dict(zip(head, row, strict=True)) for row in rows)
+    assert easy == {
+        "band": "easy", "asked for": "20", "kept": "19 95.0%", "agreement": "100.0% of 19",
+        "tokens spent in vain": "150 5.0%", "money spent in vain": "$0.0006", "wrong": "0", "unreadable": "0",
+        "cut off": "1", "refused": "0", "unknown": "0", "not bought": "0", "repeats itself": "0",
+        "tokens written, median": "50",
+    }  # fmt: skip
+    assert (hard["kept"], hard["agreement"], hard["wrong"]) == ("4 20.0%", "40.0% of 10", "6")
+    assert (hard["tokens spent in vain"], hard["not bought"]) == ("1,050 63.6%", "8")
+    text = Reader(html).text
+    assert "TEACHER FAILURE Of 12 rationales for hard questions, 33.3% (13.8% to 60.9%) state the right answer" in text
+    assert "TEACHER FAILURE: only 4 of 12" in text.partition("Contents")[0].partition("The arms")[0]
+    assert "$0.50, at prices from May 2026" in text
+
+
+def test_where_no_price_is_known_no_money_is_told():
+    html = html_of(taught(MIXED))
+    assert not {"money spent in vain", "money"} & {
+        *table_of(html, "The teacher by band")[0],
+        *table_of(html, "Rationales")[0],
+    }
+    assert "what that is in money is not known" in Reader(html).text
+    assert "$" not in Reader(html).text
+
+
+def test_a_kind_of_reply_that_did_not_occur_has_no_column():
+    head = table_of(html_of(taught({"hard": {"correct": 9}})), "The teacher by band")[0]
+    assert {"wrong", "unreadable", "cut off"} <= set(head)
+    assert not {"refused", "failed", "unknown", "not bought"} & set(head)
+
+
+def test_no_agreement_is_claimed_where_the_teacher_saw_the_answers():
+    html = html_of(taught({"hard": {"correct": 9}}, gold_shown=True))
+    assert dict(zip(*table_of(html, "The teacher by band"), strict=True))["agreement"] == "–"
+    text = Reader(html).text
+    assert "none is claimed here, because the teacher saw the answers" in text
+    assert text.count("The teacher saw the answers:") == 2, "at the top and beside the table"
+
+
+def test_wrong_rationales_that_were_learnt_from_are_told():
+    data = taught({"hard": {"correct": 6, "wrong": 3}}, kept=True)
+    data["recipe"]["keep"] = "all"
+    text = Reader(html_of(data)).text
+    assert text.count("Wrong rationales were learnt from: 3 that do not state the right answer") == 2
+    assert "Wrong and unreadable ones are learnt from too" in text
+
+
+def test_a_ledger_that_other_runs_share_is_called_so():
+    data = make()
+    data["recipe"]["teacher"]["ledger"] = "shared.sqlite"
+    assert "and for every other run that shares this ledger" in Reader(html_of(data)).text
 
 
 def test_every_picture_is_xml_with_a_title_and_a_description(shown):
@@ -254,6 +348,17 @@ def printed(comparison, width):
     return console.export_text()
 
 
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_the_terminal_table_tells_money_where_it_is_known(width):
+    comparison = make(names=("base", "sft", "banded", "random", "distill"))["comparison"]
+    for place, arm in enumerate(comparison["arms"].values()):
+        arm["cost"]["teacher_usd"] = 1.25 * place
+    text = printed(comparison, width)
+    assert all(usd in text for usd in ("$0.00", "$1.25", "$5.00"))
+    assert max(map(len, text.splitlines())) <= width
+    assert ("12,345 $1.25" in text) == (width >= 100)
+
+
 @pytest.mark.parametrize("width", [80, 99, 100, 200])
 def test_the_terminal_table_has_every_arm_and_all_of_its_figures(width):
     names = ("base", "sft", "banded", "random", "distill")
@@ -271,7 +376,7 @@ def test_the_terminal_table_has_every_arm_and_all_of_its_figures(width):
 
 
 def test_a_rejected_rationale_that_became_an_answer_is_told_where_questions_are_missing():
-    data = make(names=("base", "banded", "random"), ledger={**make()["ledger"], "requests": {"done": 15}})
+    data = make(names=("base", "banded", "random"), ledger={**make()["ledger"], "requests": {"ok": 15}})
     data["recipe"]["on_rejected"] = "answer"
     for route in data["routes"].values():
         route["skipped"] = {}
@@ -420,5 +525,18 @@ def test_the_page_of_a_run_tells_its_hashes_and_what_was_skipped(written):
     assert digest in html.replace("<wbr>", "")
     text = Reader(html).text
     assert "rationale wrong 4" in text
-    assert "1 failed, of 3 sent" in text
+    assert "1 cut off, 1 failed, 1 unknown (counted as spent), of 5 in the ledger" in text
     assert text.count("seed 0") >= 2
+
+
+def test_of_two_arms_one_of_which_could_not_pay_the_paid_rationale_is_shown(finished, monkeypatch):
+    recipe, run = finished
+    real, unit = run.records, Unit("teach", "distill", recipe.seeds[-1])
+
+    def without_money(one, name, kind):
+        rows = real(one, name, kind)
+        return [rationale(row.id, "unpaid") for row in rows] if (one, name) == (unit, "rationales.parquet") else rows
+
+    monkeypatch.setattr(run, "records", without_money)
+    rows = example_rows(recipe, run, run.json(Unit("compare"), "comparison.json"))
+    assert "unpaid" not in {row["rationale_verdict"] for row in rows}

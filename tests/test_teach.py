@@ -8,18 +8,21 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import replace
 
 import pytest
 
-from teachwise import teach
+from made_records import rationale
+from teachwise import delivery, teach
 from teachwise.errors import GateError, TeacherError
-from teachwise.ledger import Ledger, Reply, Request
+from teachwise.ledger import Ledger
 from teachwise.records import Assignment, Rationale
+from teachwise.request import Reply, no_reply
 from teachwise.run_folder import Unit
 from teachwise.tasks.toy import Toy
-from teachwise.teach import buy
 from teachwise.toy import server as toy_server
 from teachwise.toy.teacher import FLAWLESS, Habits
 
@@ -51,11 +54,11 @@ def asked(monkeypatch):
 def recipe_at(recipe_with):
     """A recipe for the toy task and a teacher at an address."""
 
-    def build(base_url, budget=None, **changes):
+    def build(base_url, budget=None, more=None, **changes):
         return recipe_with(
             teacher={"model": "toy-teacher", "base_url": base_url, "max_tokens": 96, "concurrency": 2, **changes},
             data={"task": "toy", "limit": SIZES},
-            budget={"teacher_tokens": budget},
+            **{"budget": {"teacher_tokens": budget}, **(more or {})},
         )
 
     return build
@@ -66,15 +69,17 @@ def arm(put, examples):
     """Teach one arm rationales for the first `n` train examples (from `start`); gives its counts and rationales."""
     put(Unit("prepare"), examples=examples)
 
-    def run(recipe, n, name="distill", start=0):
+    def run_ids(recipe, ids, name="distill"):
         unit = Unit("teach", name)
-        ids = [example.id for example in examples[start : start + n]]
         put(unit.of("route"), assignments=[Assignment(id, "all", "rationale", 0) for id in ids])
         put.run.begin(unit, "by-hand")
         counts = teach.teach_arm(recipe, put.run, unit)
         return counts, put.run.records(unit, "rationales.parquet", Rationale)
 
-    run.root = put.run.root
+    def run(recipe, n, name="distill", start=0):
+        return run_ids(recipe, [example.id for example in examples[start : start + n]], name)
+
+    run.root, run.of = put.run.root, run_ids
     return run
 
 
@@ -84,54 +89,40 @@ class Scripted:
     def __init__(self, say):
         self.say, self.requests = say, []
 
-    def answer(self, requests):
-        for request in requests:
-            self.requests.append(request)
-            yield request, self.say(request)
+    def ask(self, request):
+        self.requests.append(request)
+        future = Future()
+        try:
+            future.set_result(self.say(request))
+        except TeacherError as error:
+            future.set_exception(error)
+        return future
+
+    def close(self):
+        pass
 
 
 @pytest.fixture
-def scripted(monkeypatch):
-    def install(say):
+def scripted(monkeypatch, recipe_at):
+    """A teacher that says what a test tells it, and a recipe that asks it one request after another."""
+
+    def install(say, **changes):
         engine = Scripted(say)
-        monkeypatch.setattr(teach, "load_teacher", lambda **_: engine)
-        return engine
+        monkeypatch.setattr(delivery, "load_teacher", lambda **_: engine)
+        return engine, recipe_at(None, **{"engine": "hf", "concurrency": 1, **changes})
 
     return install
 
 
 @pytest.fixture
 def no_teacher(monkeypatch):
-    def refuse(**_):
+    def refuse(*_, **__):
         raise AssertionError("a teacher was started")
 
-    return lambda: monkeypatch.setattr(teach, "load_teacher", refuse)
+    return lambda: monkeypatch.setattr(teach, "deliver", refuse)
 
 
-# --------------------------------------------------------------------------------------------- verdicts
-
-
-@pytest.mark.parametrize(
-    ("text", "finish", "error", "verdict", "stated"),
-    [
-        ("3 + 4 = 7 . so 7 C [[ C ]]", "stop", None, "kept", "C"),
-        ("so 7 C [[ C ]] . and then some", "length", None, "kept", "C"),
-        ("3 + 4 = 6 . so 6 B [[ B ]]", "stop", None, "wrong", "B"),
-        ("3 + 4 = 6 . so 6 B [[ B ]]", "length", None, "wrong", "B"),
-        ("it is hard to say", "stop", None, "unreadable", None),
-        ("so 9 Z [[ Z ]]", "stop", None, "unreadable", None),
-        ("", "stop", None, "unreadable", None),
-        ("3 + 4 = 7 . so 7", "length", None, "truncated", None),
-        ("", "length", None, "truncated", None),
-        ("", "error", "InternalServerError: 500", "failed", None),
-        ("", "content_filter", None, "unreadable", None),
-    ],
-)
-def test_the_verdict_follows_from_the_raw_reply(example_with, text, finish, error, verdict, stated):
-    example = example_with("e", options=("5", "6", "7", "8"), answer="C")
-    found = teach.judged(example, Reply(text, finish, 10, 20, error), Toy())
-    assert (found.id, found.verdict, found.stated, found.text) == ("e", verdict, stated, text)
-    assert (found.prompt_tokens, found.completion_tokens) == (10, 20)
+# ----------------------------------------------------------------------------------------- what is asked for
 
 
 def test_only_rationales_are_wanted_each_once_in_a_fixed_order():
@@ -156,19 +147,47 @@ def _with_other_gold(example):
     return replace(example, answer=next(letter for letter in example.letters if letter != example.answer))
 
 
+def test_the_gold_answer_is_shown_only_where_the_recipe_says_so_and_that_is_another_request(recipe_at, examples):
+    plain, shown = (
+        teach.requests_for(recipe_at("http://127.0.0.1:9/v1", show_answer=show), Toy(), examples[:1])[0]
+        for show in (False, True)
+    )
+    assert f"the answer is {examples[0].answer}" in shown.body
+    assert "the answer is" not in plain.body
+    assert shown.prompt_version != plain.prompt_version
+    assert shown.key != plain.key
+
+
+def test_what_changes_a_reply_is_in_the_request_and_nothing_else(recipe_at, examples):
+    def key(**changes):
+        return teach.requests_for(recipe_at("http://127.0.0.1:9/v1", **changes), Toy(), examples[:1])[0].key
+
+    same = {"concurrency": 7, "timeout_seconds": 9, "requests_per_minute": 3, "on_unknown": "keep"}
+    assert key(**same, on_truncated="ask_longer") == key()
+    others = [
+        {"temperature": 0.5},
+        {"temperature": None},
+        {"max_tokens": 7},
+        {"options": {"top_p": 0.9}},
+        {"logprobs": 2},
+    ]
+    assert len({key(), *(key(**change) for change in others)}) == 6
+
+
 # --------------------------------------------------------------------------------- paid once, over real HTTP
 
 
 def test_the_toy_server_teaches_over_http(recipe_at, arm, examples, asked):
     with toy_server.serve(habits=Habits(dict.fromkeys(range(1, 6), 0.3))) as server:
         counts, rationales = arm(recipe_at(server.base_url), N_TRAIN)
-    assert counts["bought"] == len(rationales) == len(asked) == N_TRAIN
-    assert counts["kept"] + counts["wrong"] == N_TRAIN
+    assert counts["asked"] == counts["requests"] == len(rationales) == len(asked) == N_TRAIN
+    assert counts["correct"] == counts["kept"] == N_TRAIN - counts["wrong"]
     assert 0 < counts["wrong"] < N_TRAIN / 2
     gold = {example.id: example.answer for example in examples}
-    assert all((one.stated == gold[one.id]) == (one.verdict == "kept") for one in rationales)
+    assert all((one.stated == gold[one.id]) == one.kept for one in rationales)
     assert counts["prompt_tokens"] == sum(len(text.split()) for text in asked)
     assert counts["completion_tokens"] == sum(len(one.text.split()) for one in rationales)
+    assert counts["unusable_tokens"] == sum(one.tokens for one in rationales if not one.kept) > 0
 
 
 def test_two_arms_pay_each_distinct_request_once(recipe_at, arm, asked):
@@ -177,7 +196,7 @@ def test_two_arms_pay_each_distinct_request_once(recipe_at, arm, asked):
         first, _ = arm(recipe, 20, "distill")
         second, _ = arm(recipe, 20, "banded", start=10)
     assert len(asked) == len(set(asked)) == 30
-    assert first["bought"] == second["bought"] == 20, "an arm's cost is what it would pay alone"
+    assert first["requests"] == second["requests"] == 20, "an arm's cost is what it would pay alone"
     assert second["prompt_tokens"] > 0
 
 
@@ -232,23 +251,143 @@ def test_a_cut_rationale_is_counted_apart(recipe_at, arm):
     ],
 )
 def test_an_arm_that_keeps_hardly_any_rationale_is_warned_of(
-    recipe_at, arm, scripted, examples, capsys, n_kept, on_rejected, told
+    arm, scripted, examples, capsys, n_kept, on_rejected, told
 ):
     golds = [f"so [[ {example.answer} ]]" for example in sorted(examples[:10], key=lambda one: one.id)]
     texts = iter([*golds[:n_kept], *["hard to say"] * (10 - n_kept)])
-    scripted(lambda request: Reply(next(texts), "stop", 5, 6))
-    recipe = recipe_at("http://127.0.0.1:9/v1").model_copy(update={"on_rejected": on_rejected})
+    _, recipe = scripted(lambda request: Reply(next(texts), "stop", 5, 6), more={"on_rejected": on_rejected})
     counts, _ = arm(recipe, 10, "banded")
     assert counts["kept"] == n_kept
-    said = capsys.readouterr().err
+    said = " ".join(capsys.readouterr().err.split())
     assert told in said
-    assert ("read them in teach/banded/seed-0/round-0/rationales.parquet" in said) == bool(told)
+    assert ("read them in teach/banded/seed-0/round-0/rejected.jsonl" in said) == bool(told)
+
+
+# ------------------------------------------------------------------------------------- what is not learnt from
+
+
+def test_rejected_rationales_stay_in_a_file_with_the_reason(arm, scripted, examples):
+    by = {example.id: example for example in examples}
+    texts = iter([f"so [[{by[one].answer}]]" for one in sorted(by) if by[one].split == "train"][:3])
+    cut = Reply("and so " * 60, "length", 100, 130)
+    replies = [*(Reply(text, "stop", 5, 6) for text in texts), cut, Reply("", "content_filter", 5, 0)]
+    left = iter(replies)
+    _, recipe = scripted(lambda request: next(left))
+    ids = sorted(example.id for example in examples if example.split == "train")[:5]
+    counts, rationales = arm.of(recipe, ids)
+    assert [one.id for one in rationales] == ids
+    path = arm.root / "teach/distill/seed-0/round-0/rejected.jsonl"
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert [line["id"] for line in lines] == ids[3:]
+    assert lines[0] == {
+        "id": ids[3],
+        "row": by[ids[3]].row,
+        "verdict": "truncated",
+        "reason": "it met the token limit before it came to its end",
+        "stated": None,
+        "gold": by[ids[3]].answer,
+        "loops": True,
+        "tokens": 230,
+        "question": by[ids[3]].question,
+        "text": cut.text,
+    }
+    assert lines[1]["reason"] == "the teacher's provider refused it"
+    assert (counts["truncated"], counts["refused"], counts["kept"]) == (1, 1, 3)
+
+
+def test_a_rationale_that_was_cut_is_not_kept_even_where_it_states_the_answer(arm, scripted, examples):
+    gold = {Toy().teacher_messages(one)[-1]["content"]: one.answer for one in examples}
+    _, recipe = scripted(lambda one: Reply(f"[[{gold[one.messages[-1]['content']]}]] and", "length", 5, 96))
+    counts, rationales = arm(recipe, 4)
+    assert (counts["truncated"], counts["kept"]) == (4, 0)
+    assert all(one.stated for one in rationales)
+
+
+# --------------------------------------------------------------------------------------------- asking again
+
+
+def right_at(examples, sample):
+    """A teacher that is wrong until it is asked for this sample."""
+    gold = {Toy().teacher_messages(one)[-1]["content"]: one for one in examples}
+
+    def say(request):
+        example = gold[request.messages[-1]["content"]]
+        other = next(letter for letter in example.letters if letter != example.answer)
+        return Reply(f"so [[{example.answer if request.sample >= sample else other}]]", "stop", 10, 5)
+
+    return say
+
+
+def test_what_is_wrong_is_asked_for_again_and_paid_for(arm, scripted, examples):
+    engine, recipe = scripted(right_at(examples, 2), more={"keep": "correct_or_ask_again(3)"}, temperature=0.7)
+    counts, rationales = arm(recipe, 5)
+    assert Counter(one.sample for one in engine.requests) == {0: 5, 1: 5, 2: 5}
+    assert (counts["asked"], counts["requests"], counts["kept"]) == (5, 15, 5)
+    assert counts["prompt_tokens"] + counts["completion_tokens"] == 15 * counts["unusable_tokens"] // 10
+    assert {(one.first, one.verdict) for one in rationales} == {("wrong", "correct")}
+    again, recipe = scripted(right_at(examples, 2), more={"keep": "correct_or_ask_again(3)"}, temperature=0.7)
+    arm(recipe, 5)
+    assert again.requests == [], "the ledger has them"
+
+
+def test_asking_again_ends_where_the_rule_says(arm, scripted, examples):
+    engine, recipe = scripted(right_at(examples, 9), more={"keep": "correct_or_ask_again(3)"}, temperature=0.7)
+    counts, _ = arm(recipe, 5)
+    assert len(engine.requests) == counts["requests"] == 15
+    assert (counts["kept"], counts["wrong"]) == (0, 5)
+
+
+def test_what_was_cut_is_asked_for_once_with_twice_the_limit(recipe_at, arm, asked):
+    with toy_server.serve(habits=FLAWLESS) as server:
+        counts, _ = arm(recipe_at(server.base_url, max_tokens=3, on_truncated="ask_longer"), 10)
+    assert (counts["asked"], counts["requests"], counts["truncated"], counts["kept"]) == (10, 20, 10, 0)
+    assert counts["completion_tokens"] == 10 * (3 + 6)
+
+
+def test_all_is_kept_where_the_recipe_says_so_and_a_warning_says_what_that_means(arm, scripted, examples, capsys):
+    _, recipe = scripted(right_at(examples, 9), more={"keep": "all"})
+    counts, _ = arm(recipe, 5)
+    assert (counts["kept"], counts["wrong"], counts["unusable_tokens"]) == (5, 5, 0)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "it learns from 5 rationales that do not state the gold answer; every table says so" in said
+    assert "TEACHER FAILURE" in said, "they are kept, but the teacher is no better for it"
+
+
+def test_rationales_made_with_the_answer_in_view_are_marked(recipe_at, arm, capsys):
+    with toy_server.serve(habits=FLAWLESS) as server:
+        _, rationales = arm(recipe_at(server.base_url, show_answer=True), 5)
+    assert all(one.gold_shown and one.kept for one in rationales)
+    assert "it learns from 5 rationales made with the answer shown" in " ".join(capsys.readouterr().err.split())
+
+
+# ---------------------------------------------------------------------------------------------- what is said
+
+
+def told(recipe, verdicts, bands):
+    rows = [rationale(str(n), verdict) for n, verdict in enumerate(verdicts)]
+    named = {one.id: band for one, band in zip(rows, bands, strict=True)}
+    return [line.replace("[/", "[").split("]")[-1] for line in teach.warnings(recipe, Unit("teach", "x"), rows, named)]
+
+
+def test_a_teacher_that_fails_where_it_is_needed_is_named_with_what_to_do(recipe_at):
+    recipe = recipe_at("http://127.0.0.1:9/v1")
+    bands = ["easy"] * 8 + ["hard"] * 4
+    (said,) = told(recipe, ["correct"] * 9 + ["wrong"] * 3, bands)
+    assert "1 of 4 hard rationales state the gold answer, under min_usable 0.5; take a stronger teacher" in said
+    assert told(recipe, ["correct"] * 10 + ["wrong"] * 2, bands) == []
+    assert told(recipe.model_copy(update={"min_usable": 0.2}), ["correct"] * 9 + ["wrong"] * 3, bands) == []
+    assert told(recipe, [], []) == []
+
+
+def test_what_the_budget_could_not_bear_is_said(recipe_at):
+    (said,) = told(recipe_at("http://127.0.0.1:9/v1"), ["correct"] * 9 + ["unpaid"] * 3, ["all"] * 12)
+    assert "teach x: 3 of 12 rationales are not bought, the budget could not bear them" in said
 
 
 def test_an_arm_without_rationales_needs_no_teacher(recipe_at, arm, no_teacher):
     no_teacher()
     counts, rationales = arm(recipe_at("http://127.0.0.1:9/v1"), 0)
-    assert counts["bought"] == 0
+    assert counts["asked"] == counts["requests"] == 0
     assert rationales == []
     assert not (arm.root / "ledger.sqlite").exists()
 
@@ -262,14 +401,14 @@ def test_a_spent_budget_stops_with_code_3_and_a_raised_one_goes_on_without_buyin
             arm(recipe_at(server.base_url, budget=600), 20)
         assert error.value.exit_code == 3
         assert "nothing is paid twice" in error.value.hint
+        assert "--partial" in error.value.hint
         assert not (arm.root / "teach/distill/seed-0/round-0/rationales.parquet").exists()
         n_first = len(asked)
         assert 0 < n_first < 20
         assert f"{n_first} of 20" in error.value.found
-        ledger = Ledger(arm.root / "ledger.sqlite")
-        assert ledger.totals()["requests"] == {"done": n_first}
-        assert ledger.spent_tokens() <= 600
-        ledger.close()
+        with closing(Ledger(arm.root / "ledger.sqlite")) as ledger:
+            assert ledger.totals()["requests"] == {"ok": n_first, "planned": 20 - n_first}
+            assert ledger.spent().tokens <= 600
         counts, _ = arm(recipe_at(server.base_url, budget=20_000), 20)
     assert counts["kept"] == 20
     assert len(asked) == len(set(asked)) == 20
@@ -283,9 +422,8 @@ def test_what_is_reserved_for_requests_in_flight_does_not_end_the_step_early(rec
         with pytest.raises(GateError):
             arm(recipe, N_TRAIN)
     bound = max(request.upper_bound_tokens for request in teach.requests_for(recipe, Toy(), examples))
-    ledger = Ledger(arm.root / "ledger.sqlite")
-    assert 1_000 - bound < ledger.spent_tokens() <= 1_000
-    ledger.close()
+    with closing(Ledger(arm.root / "ledger.sqlite")) as ledger:
+        assert 1_000 - bound < ledger.spent().tokens <= 1_000
 
 
 def test_no_budget_buys_nothing_and_sends_nothing(recipe_at, arm, asked):
@@ -302,51 +440,64 @@ def test_what_is_there_already_needs_no_budget(recipe_at, arm, asked):
     assert len(asked) == 10
 
 
+def test_a_partial_run_goes_on_with_what_the_budget_bought(recipe_at, arm, asked, capsys):
+    with toy_server.serve(habits=FLAWLESS) as server:
+        more = {"budget": {"teacher_tokens": 600, "on_spent": "partial"}}
+        counts, rationales = arm(recipe_at(server.base_url, more=more), 20)
+    assert 0 < counts["kept"] == len(asked) < 20
+    assert counts["unpaid"] == 20 - len(asked)
+    assert counts["requests"] == len(asked)
+    assert {one.verdict for one in rationales} == {"correct", "unpaid"}
+    assert "every table marks this arm as partial" in " ".join(capsys.readouterr().err.split())
+
+
 # --------------------------------------------------------------------------------------------- failures
 
 
-def test_too_many_failures_fail_the_step_and_only_the_failed_are_asked_again(recipe_at, arm, scripted):
+def answering(*first):
+    """What a teacher says that begins with these replies."""
+    left = iter(first)
+    return lambda request: next(left, None) or Reply("so [[A]]", "stop", 10, 5)
 
-    def say(request):
-        if len(first.requests) <= 3:
-            return Reply("", "error", 0, 0, "InternalServerError: it burns")
-        return Reply("so [[A]]", "stop", 10, 5)
 
-    first = scripted(say)
-    with pytest.raises(TeacherError, match="3 of 20 requests failed, the first with InternalServerError") as error:
-        arm(recipe_at("http://127.0.0.1:9/v1"), 20)
+def test_too_many_failures_fail_the_step_and_only_the_failed_are_asked_again(arm, scripted):
+    first, recipe = scripted(answering(*[no_reply("BadRequestError: it burns")] * 3))
+    with pytest.raises(TeacherError, match="3 of 20 requests failed, the first with BadRequestError") as error:
+        arm(recipe, 20)
     assert "only the failed ones are asked again" in error.value.hint
-    failed = first.requests[:3]
-    second = scripted(lambda request: Reply("so [[A]]", "stop", 10, 5))
-    counts, _ = arm(recipe_at("http://127.0.0.1:9/v1"), 20)
-    assert second.requests == failed
-    assert (counts["bought"], counts["failed"]) == (20, 0)
+    second, recipe = scripted(answering())
+    counts, _ = arm(recipe, 20)
+    assert {one.key for one in second.requests} == {one.key for one in first.requests[:3]}
+    assert (counts["requests"], counts["failed"]) == (20, 0)
 
 
-def test_a_few_failures_are_counted_and_kept_apart(recipe_at, arm, scripted):
-
-    def say(request):
-        if len(engine.requests) == 1:
-            return Reply("", "error", 0, 0, "BadRequestError: too long")
-        return Reply("so [[A]]", "stop", 10, 5)
-
-    engine = scripted(say)
-    counts, rationales = arm(recipe_at("http://127.0.0.1:9/v1"), 20)
-    assert (counts["bought"], counts["failed"], counts["prompt_tokens"]) == (20, 1, 190)
+def test_a_few_failures_are_counted_and_kept_apart(arm, scripted):
+    _, recipe = scripted(answering(no_reply("BadRequestError: too long")))
+    counts, rationales = arm(recipe, 20)
+    assert (counts["requests"], counts["failed"], counts["completion_tokens"]) == (20, 1, 95)
     assert [one.verdict for one in rationales].count("failed") == 1
 
 
-def test_a_teacher_that_refuses_half_way_keeps_what_was_bought(recipe_at, arm, scripted):
+def test_what_is_lost_and_kept_so_does_not_fail_the_step(arm, scripted):
+    lost = [no_reply("cut off", "unanswered")] * 4
+    engine, recipe = scripted(answering(*lost), on_unknown="keep")
+    counts, _ = arm(recipe, 20)
+    assert (counts["unknown"], counts["requests"], len(engine.requests)) == (4, 20, 20)
+    with closing(Ledger(arm.root / "ledger.sqlite")) as ledger:
+        assert ledger.totals()["held_tokens"] == sum(one.upper_bound_tokens for one in engine.requests[:4])
+
+
+def test_a_teacher_that_refuses_half_way_keeps_what_was_bought(arm, scripted):
     def say(request):
         if len(engine.requests) == 8:
             raise TeacherError("teach: the teacher refuses (401)", "check the key")
         return Reply("so [[A]]", "stop", 10, 5)
 
-    engine = scripted(say)
+    engine, recipe = scripted(say)
     with pytest.raises(TeacherError, match="401"):
-        arm(recipe_at("http://127.0.0.1:9/v1"), 20)
-    again = scripted(lambda request: Reply("so [[A]]", "stop", 10, 5))
-    arm(recipe_at("http://127.0.0.1:9/v1"), 20)
+        arm(recipe, 20)
+    again, recipe = scripted(answering())
+    arm(recipe, 20)
     assert not {r.key for r in engine.requests[:7]} & {r.key for r in again.requests}
     assert len(again.requests) == 13
 
@@ -366,7 +517,7 @@ teach_arm(Recipe.model_validate_json(sys.argv[1]), Run(sys.argv[2]), Unit("teach
 def committed(root):
     """The questions whose replies are in the ledger."""
     with sqlite3.connect(root / "ledger.sqlite") as database:
-        rows = database.execute("SELECT body FROM request WHERE state = 'done'").fetchall()
+        rows = database.execute("SELECT body FROM request WHERE state = 'ok'").fetchall()
     return {json.loads(body)["messages"][-1]["content"] for (body,) in rows}
 
 
@@ -400,46 +551,11 @@ def test_no_committed_request_is_sent_twice_when_teaching_is_killed(recipe_at, a
     assert set(asked[n_before:]) == set(_questions(examples)) - done
     assert counts["kept"] == N_TRAIN
     assert N_TRAIN <= len(asked) <= N_TRAIN + 2 * 2, "at most what was in flight at each kill is asked again"
-    ledger = Ledger(arm.root / "ledger.sqlite")
-    totals = ledger.totals()
-    ledger.close()
-    assert totals["requests"] == {"done": N_TRAIN}
+    with closing(Ledger(arm.root / "ledger.sqlite")) as ledger:
+        totals = ledger.totals()
+    assert totals["requests"] == {"ok": N_TRAIN}
     assert totals["lost_tokens"] > 0 or len(asked) == N_TRAIN
 
 
 def _questions(examples):
     return [Toy().teacher_messages(example)[-1]["content"] for example in examples[:N_TRAIN]]
-
-
-def test_a_teacher_that_refuses_everything_is_not_asked_to_the_end(tmp_path):
-    requests = [Request("big", ({"role": "user", "content": f"{n}"},), 8, 0.0, "v") for n in range(200)]
-    asked = []
-
-    class Refusing:
-        def answer(self, waiting):
-            for request in waiting:
-                asked.append(request)
-                yield request, Reply("", "error", 0, 0, error="BadRequestError: no")
-
-    with closing(Ledger(tmp_path / "l.sqlite")) as ledger, pytest.raises(TeacherError, match="20 requests in a row"):
-        buy(requests, Refusing(), ledger, None)
-    assert len(asked) == 20
-
-
-def test_a_request_of_unknown_outcome_is_asked_again_and_every_try_is_counted(tmp_path):
-    request = Request("big", ({"role": "user", "content": "?"},), 8, 0.0, "v")
-    tries = []
-
-    class Forgetful:
-        def answer(self, waiting):
-            for one in waiting:
-                tries.append(one)
-                if len(tries) < 3:
-                    yield one, Reply("", "error", 0, 0, error="APITimeoutError", may_be_billed=True)
-                else:
-                    yield one, Reply("so [[A]]", "stop", 5, 4)
-
-    with closing(Ledger(tmp_path / "l.sqlite")) as ledger:
-        replies = buy([request], Forgetful(), ledger, None)
-        assert replies[request.key].text == "so [[A]]"
-        assert ledger.spent_tokens() == 9 + 2 * request.upper_bound_tokens

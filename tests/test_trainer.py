@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from made_records import rationale
 from teachwise import train, trainer
 from teachwise.engines.hf import HfEngine, load_chat
 from teachwise.errors import DataError
 from teachwise.lessons import Lesson, Skipped
-from teachwise.records import Assignment, Rationale
+from teachwise.records import Assignment
 from teachwise.run_folder import Unit, read_records
 from teachwise.sections import Stage
 from teachwise.tasks.toy import Toy
@@ -580,7 +581,7 @@ def arm(recipe_with, put, examples, solutions):
     """Train a banded arm of 20 answers and 20 rationales, some of them rejected; gives recipe, unit and run."""
     ids = list(examples)[:40]
     unit = Unit("train", "banded")
-    verdicts = ["kept" if number % 4 else "wrong" for number in range(20)]
+    verdicts = ["correct" if number % 4 else "wrong" for number in range(20)]
     put(Unit("prepare"), examples=list(examples.values()))
     put(
         unit.of("route"),
@@ -591,7 +592,7 @@ def arm(recipe_with, put, examples, solutions):
         ],
     )
     rationales = [
-        Rationale(id, verdict, "A", text, 9, 9)
+        rationale(id, verdict, "A", text)
         for id, verdict, text in zip(ids[20:], verdicts, solutions[20:40], strict=True)
     ]
     put(unit.of("teach"), rationales=rationales)

@@ -5,20 +5,11 @@ import re
 
 import pytest
 
-from made_report import make
+from made_report import make, teacher_data
 from teachwise.duration import took
-from teachwise.wording import (
-    findings,
-    leading_arm,
-    listed,
-    number,
-    percent,
-    points,
-    rejected_rationales,
-    short_answer,
-    treated,
-    treatment,
-)
+from teachwise.figures import listed, number, percent, points
+from teachwise.teacher_wording import money, states, teacher_judged
+from teachwise.wording import findings, leading_arm, rejected_rationales, short_answer, treated, treatment
 
 
 def test_figures_in_words():
@@ -177,3 +168,80 @@ def test_arms_in_words():
     assert treatment({"policy": "all", "give": "rationale"}) == "a rationale for every question"
     assert "banded" in treatment({"policy": "random", "like": "banded"})
     assert [listed([]), listed(["a"]), listed(["a", "b"])] == ["", "a", "a and b"]
+
+
+# ------------------------------------------------------------------------------------------------- the teacher
+
+
+def with_teacher(bands, **changes):
+    data = make()
+    data["comparison"]["teacher"] = teacher_data(bands, **changes)
+    return data
+
+
+def plain(said):
+    return re.sub(r"<.*?>", "", str(said))
+
+
+def test_a_teacher_that_failed_is_named_first_with_what_to_do():
+    data = with_teacher({"easy": {"correct": 99}, "hard": {"correct": 2, "wrong": 5, "unreadable": 1}})
+    told_first = short_answer(data["comparison"], "banded")
+    assert told_first.startswith("No: banded did worse than both")
+    assert told_first.endswith("TEACHER FAILURE: only 2 of 8 rationales for hard questions state the right answer.")
+    assert told(data)[0].startswith(
+        "TEACHER FAILURE: only 2 of 8 rationales for hard questions state the right answer, 25.0% (7.1% to 59.1%);"
+        " 50% are wanted (min_usable). What to do: take a stronger teacher; or keep: correct_or_ask_again(3)"
+    )
+    assert "TEACHER" not in short_answer(make()["comparison"], "banded") + " ".join(told(make()))
+
+
+@pytest.mark.parametrize(
+    ("bands", "changes", "words"),
+    [
+        (
+            {"hard": {"correct": 8, "wrong": 2}},
+            {},
+            "PASS Of 10 rationales for hard questions, 80.0% (49.0% to 94.3%) state",
+        ),
+        ({"all": {"correct": 1, "wrong": 2}}, {}, "TEACHER FAILURE Of 3 rationales for any question, 33.3%"),
+        ({"easy": {"correct": 3}}, {}, "NOT ASKED No rationale for a hard question was bought."),
+        ({"hard": {"unpaid": 3}}, {}, "NOT ASKED"),
+        ({"hard": {"correct": 4}}, {"gold_shown": True}, "NOT JUDGED Of 4 rationales for hard questions, 100.0%"),
+    ],
+)
+def test_the_verdict_on_the_teacher_in_words(bands, changes, words):
+    assert plain(teacher_judged(teacher_data(bands, **changes))).startswith(words)
+
+
+def test_rationales_that_prove_nothing_are_told_loudly():
+    shown = with_teacher({"hard": {"correct": 1200}}, gold_shown=True)
+    assert told(shown)[0].startswith(
+        "The teacher saw the answers: 1,200 rationales were written with the right answer in"
+    )
+    wrong = with_teacher({"hard": {"correct": 8, "wrong": 2}}, kept=True)
+    assert told(wrong)[0].startswith(
+        "Wrong rationales were learnt from: 2 that do not state the right answer were kept"
+    )
+    assert told(with_teacher({"hard": {"correct": 8, "wrong": 2}}))[0].startswith("banded (")
+
+
+def test_money_is_told_as_far_as_it_is_known():
+    price = {"version": "the recipe"}
+    ledger = {"usd": 1.5, "unpriced": 0, "requests": {"ok": 8, "planned": 4}}
+    assert money(ledger, price, None) == "$1.50, at prices from the recipe"
+    assert money(ledger, price, 20) == "$1.50 of $20.00, at prices from the recipe"
+    unpriced = {**ledger, "unpriced": 3}
+    assert money(unpriced, price, None).endswith("; without 3 of 8 requests, sent before a price was known")
+    assert money({**ledger, "usd": 0.0, "unpriced": 8}, None, None).startswith("not known: budget.prices says")
+
+
+def test_what_an_arm_costs_is_told_in_money_where_that_is_known():
+    data = make()
+    for arm, usd in zip(data["comparison"]["arms"].values(), (0.0, 0.25, 0.001), strict=True):
+        arm["cost"]["teacher_usd"] = usd
+    assert "for 12,345 teacher tokens ($0.25)." in told(data)[0]
+
+
+def test_lost_requests_count_as_spent_and_states_come_in_one_order():
+    found = states({"unknown": 2, "failed": 3, "ok": 1200, "planned": 7, "truncated": 0})
+    assert found == "1,200 ok, 3 failed, 2 unknown (counted as spent), 7 not sent yet"

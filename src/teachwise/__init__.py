@@ -16,12 +16,15 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from teachwise.buying import Terms, buy
     from teachwise.engines import length_batches, load_teacher
     from teachwise.engines.hf import HfEngine
     from teachwise.evaluate import routing_threshold
-    from teachwise.ledger import Ledger, Request
+    from teachwise.ledger import Ledger
     from teachwise.pipeline import run, run_recipe
+    from teachwise.prices import Limits
     from teachwise.recipe import load_recipe
+    from teachwise.request import Request
     from teachwise.run_folder import Run, Unit, open_run
     from teachwise.sampling import cut_bands
     from teachwise.stats import bootstrap_difference, bootstrap_mean, roc_auc
@@ -44,7 +47,10 @@ _HOME = {
     "cut_bands": "sampling",
     "load_teacher": "engines",
     "Ledger": "ledger",
-    "Request": "ledger",
+    "Request": "request",
+    "buy": "buying",
+    "Terms": "buying",
+    "Limits": "prices",
     "Row": "trainer",
     "Settings": "trainer",
     "train_stage": "trainer",
@@ -69,6 +75,9 @@ __all__ = [  # noqa: RUF022 - the everyday ones first, then in the order of the 
     "load_teacher",
     "Ledger",
     "Request",
+    "buy",
+    "Terms",
+    "Limits",
     "Row",
     "Settings",
     "train_stage",

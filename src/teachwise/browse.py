@@ -57,6 +57,7 @@ def full_rows(
         row |= {"score": score.value, "student_answer": score.predicted, "student_correct": score.correct}
         row |= {
             "rationale_verdict": rationale.verdict if rationale else None,
+            "rationale_kept": rationale.kept if rationale else None,
             "rationale_states": rationale.stated if rationale else None,
             "rationale": rationale.text if rationale else None,
         }
@@ -107,7 +108,7 @@ def kind_of(row: Mapping[str, Any], arms: Sequence[str]) -> str:
 
 
 def _seen_by_teacher(row: Mapping[str, Any]) -> str:
-    if row["rationale_verdict"] not in (None, "kept"):
+    if row["rationale_kept"] is False:
         return "rejected"
     return "right" if row["student_correct"] else "wrong"
 
@@ -174,7 +175,12 @@ def page_row(row: Mapping[str, Any], arms: Sequence[str], on_rejected: str) -> d
         "own": row["student_answer"],
         "own_result": "right" if row["student_correct"] else own,
         "score": round(row["score"], 4),
-        "rationale": [row["rationale_verdict"], row["rationale_states"], cut_middle(row["rationale"].strip())]
+        "rationale": [
+            row["rationale_verdict"],
+            row["rationale_states"],
+            cut_middle(row["rationale"].strip()),
+            row["rationale_kept"],
+        ]
         if row["rationale_verdict"]
         else None,
         "gave": [_gave(row, arm, on_rejected) for arm in arms] if is_train else None,
@@ -186,7 +192,10 @@ REJECTED = {
     "wrong": "rejected as wrong",
     "unreadable": "rejected as unreadable",
     "truncated": "rejected as cut off",
+    "refused": "which the provider refused",
     "failed": "which never came",
+    "unknown": "which never came",
+    "unpaid": "which the budget could not bear",
 }
 """What became of a rationale that was not kept."""
 
@@ -194,7 +203,7 @@ REJECTED = {
 def _gave(row: Mapping[str, Any], arm: str, on_rejected: str) -> str | None:
     """What an arm gave to a training question, and what it learnt instead where that was not fit to learn from."""
     gave: str | None = row[column(arm, "gave")]
-    why = REJECTED.get(row["rationale_verdict"])
+    why = None if row["rationale_kept"] else REJECTED.get(row["rationale_verdict"])
     if not (gave and why and gave.endswith("rationale")):
         return gave
     return f"{gave}, {why}; {'its answer was trained on' if on_rejected == 'answer' else 'it was left out'}"

@@ -5,7 +5,11 @@ from typing import Any
 
 import yaml
 
-from teachwise.wording import WAYS, percent, points
+from teachwise.figures import percent, points
+from teachwise.prices import dollars
+from teachwise.teacher_wording import usable_of
+from teachwise.verify import FAILURE
+from teachwise.wording import WAYS
 
 _LOADERS = {
     "adapter": ("peft", "AutoPeftModelForCausalLM"),
@@ -115,9 +119,10 @@ def _whose(router: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
 
 def _made_of(router: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
     cost, sizes, trained = figures["entry"]["cost"], figures["prepared"], figures["trained"]
+    usd = "" if cost["teacher_usd"] is None else f" ({dollars(cost['teacher_usd'])})"
     spent = (
-        f"{cost['teacher_tokens']:,.0f} tokens read and written by `{figures['teacher']}`; "
-        f"{cost['rationales_kept']:,.0f} of {cost['rationales_bought']:,.0f} rationales kept"
+        f"{cost['teacher_tokens']:,.0f} tokens{usd} read and written by `{figures['teacher']}`; "
+        f"{cost['rationales_kept']:,.0f} of {cost['rationales_bought']:,.0f} rationales kept{_judged(figures)}"
         if cost["teacher_tokens"]
         else "none asked"
     )
@@ -133,6 +138,13 @@ def _made_of(router: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
     return "## Made of\n\n| | |\n|---|---|\n" + "".join(f"| {name} | {told} |\n" for name, told in rows.items())
 
 
+def _judged(figures: Mapping[str, Any]) -> str:
+    """What must be known of the teacher, where it must."""
+    judged = figures["judged"]
+    shown = "; made with the right answers in view" if judged["gold_shown"] else ""
+    return shown + (f"; {FAILURE}: {usable_of(judged)}" if judged["verdict"] == FAILURE else "")
+
+
 def _limits(router: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
     own = figures["entry"]["modes"][router["mode"]]["accuracy"]
     gaps = [name for name, gap in figures["against"].items() if gap["low"] <= 0 <= gap["high"]]
@@ -141,6 +153,7 @@ def _limits(router: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
         "and in other words, nothing was measured; the threshold too was chosen for these.",
         *(f"It is not told apart from `{name}`: the interval holds 0." for name in gaps),
         *(["The scores did not predict errors here, and it was routed at random."] if figures["is_random"] else []),
+        *([f"The report calls it `{figures['name']}`."] if figures["name"] != router["arm"] else []),
         *(["The student and its questions are a toy; the figures say nothing about others."] * figures["is_toy"]),
         *(
             [

@@ -288,6 +288,42 @@ def band_bars(routes: Mapping[str, Sequence[Mapping[str, Any]]]) -> Markup:
     return svg(title, "; ".join(told), y, parts)
 
 
+def teacher_bars(teacher: Mapping[str, Any]) -> Markup:
+    """What the rationales of each band came to: right, wrong, or without an answer; a line at the bound.
+
+    Args:
+        teacher: The comparison's part about the teacher: `by_band`, `min_usable`, and the `band` it is judged by.
+    """
+    title, parts, y, told = "What the teacher’s rationales came to", [], 4.0, []
+    x = Scale(0, 1, 4, 416)
+    for band, row in teacher["by_band"].items():
+        n = row["n"] - row["unpaid"]
+        if not n:
+            continue
+        shares = {"right": row["correct"] / n, "wrong": row["wrong"] / n}
+        shares["drop"] = max(0.0, 1 - sum(shares.values()))
+        label = " · ".join(f"{GRADES[name]} {share:.1%}" for name, share in shares.items())
+        parts.append(text(4, y + 12, f"{band}: {n:,} rationales", "strong"))
+        start = 0.0
+        for name, share in shares.items():
+            tip = f"{band}: {GRADES[name]} {share:.1%}"
+            parts.append(rect(x(start), y + 20, x(start + share) - x(start), 14, f"part-{name}", tip))
+            start += share
+        parts.append(text(4, y + 48, label, "soft"))
+        if band == teacher.get("band"):
+            bound = x(teacher["min_usable"])
+            parts += [
+                line(bound, y + 16, bound, y + 38, "axis"),
+                text(416, y + 12, f"line: bound of {teacher['min_usable']:.0%}", "soft", "end"),
+            ]
+        told.append(f"{band}, {n:,} rationales: {label}")
+        y += 66
+    return svg(title, "; ".join(told), y, parts) if told else nothing(title, "No rationale was bought.")
+
+
+GRADES = {"right": "▲ right", "wrong": "▼ wrong", "drop": "no answer"}
+
+
 def loss_chart(stages: Sequence[Mapping[str, Any]], index: int = 0) -> Markup:
     """The training loss of one arm, stage after stage; a dashed line where a new stage begins.
 

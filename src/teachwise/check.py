@@ -21,7 +21,8 @@ def look_over(recipe: Recipe) -> list[str]:
         DataError: the table cannot be read or split; in the words of `prepare` and `score`.
         TeacherError: the key holds what no key holds. One that is not set yet is a line to print.
     """
-    find_model(recipe.student.model)
+    for model in filter(None, (recipe.student.model, recipe.score.proxy)):
+        find_model(model)
     if recipe.teacher.engine == "hf":
         find_model(recipe.teacher.model)
     return [f"ok: {_questions(recipe)}", *_key_note(recipe)]

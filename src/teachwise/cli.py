@@ -28,6 +28,8 @@ app.add_typer(toy, name="toy")
 RecipeArg = Annotated[str, typer.Argument(metavar="RECIPE", help="a recipe file, or the name of a shipped one")]
 Overrides = Annotated[Optional[list[str]], typer.Argument(metavar="[KEY=VALUE]...", help="recipe fields to change")]  # noqa: UP045
 OutDir = Annotated[Optional[Path], typer.Option("--out", help="run folder  [default: runs/NAME]")]  # noqa: UP045
+Yes = Annotated[bool, typer.Option("--yes", help="agree to what the teacher may cost")]
+Partial = Annotated[bool, typer.Option("--partial", help="where the budget is spent, go on with what there is")]
 Edges = Annotated[str, typer.Option(help="quantiles between easy, medium and hard")]
 
 
@@ -141,12 +143,14 @@ def run(
     overrides: Overrides = None,
     out: OutDir = None,
     until: Annotated[str, typer.Option(help="last step to do")] = "report",
+    yes: Yes = False,
+    partial: Partial = False,
 ) -> None:
     """Carry a recipe out; what is done already is kept, so the same command resumes after any stop.
 
     Example: `teachwise run mmlu_pro_qwen2.5_3b --until route data.source=mmlu_pro.parquet`
     """
-    _carry_out(recipe, overrides, out, until)
+    _carry_out(recipe, overrides, out, until, yes, partial)
 
 
 @app.command()
@@ -247,50 +251,68 @@ def route(
 
 
 @app.command()
-def teach(recipe: RecipeArg, overrides: Overrides = None, out: OutDir = None) -> None:
+def teach(
+    recipe: RecipeArg,
+    overrides: Overrides = None,
+    out: OutDir = None,
+    yes: Yes = False,
+    partial: Partial = False,
+    offline: Annotated[bool, typer.Option("--offline", help="through files that are answered elsewhere")] = False,
+) -> None:
     """Buy the rationales that the arms were assigned, after all steps before it.
 
     Example: `teachwise teach my_recipe.yaml budget.teacher_tokens=50000`
     """
-    _carry_out(recipe, overrides, out, "teach")
+    files = ["teacher.delivery=files"] if offline else []
+    _carry_out(recipe, [*(overrides or []), *files], out, "teach", yes, partial)
 
 
 @app.command()
-def train(recipe: RecipeArg, overrides: Overrides = None, out: OutDir = None) -> None:
+def train(
+    recipe: RecipeArg, overrides: Overrides = None, out: OutDir = None, yes: Yes = False, partial: Partial = False
+) -> None:
     """Fine-tune the student once per arm and seed, after all steps before it.
 
     Example: `teachwise train my_recipe.yaml train.epochs=1`
     """
-    _carry_out(recipe, overrides, out, "train")
+    _carry_out(recipe, overrides, out, "train", yes, partial)
 
 
 @app.command()
-def evaluate(recipe: RecipeArg, overrides: Overrides = None, out: OutDir = None) -> None:
+def evaluate(
+    recipe: RecipeArg, overrides: Overrides = None, out: OutDir = None, yes: Yes = False, partial: Partial = False
+) -> None:
     """Answer the held-out questions with every tuned student, after all steps before it.
 
     Example: `teachwise evaluate my_recipe.yaml evaluate.max_new_tokens=512`
     """
-    _carry_out(recipe, overrides, out, "evaluate")
+    _carry_out(recipe, overrides, out, "evaluate", yes, partial)
 
 
 @app.command()
-def compare(recipe: RecipeArg, overrides: Overrides = None, out: OutDir = None) -> None:
+def compare(
+    recipe: RecipeArg, overrides: Overrides = None, out: OutDir = None, yes: Yes = False, partial: Partial = False
+) -> None:
     """Compare all arms on the same questions, after all steps before it, and print the table.
 
     Example: `teachwise compare my_recipe.yaml`
     """
-    _carry_out(recipe, overrides, out, "compare")
+    _carry_out(recipe, overrides, out, "compare", yes, partial)
 
 
 @app.command()
-def report(recipe: RecipeArg, overrides: Overrides = None, out: OutDir = None) -> None:
+def report(
+    recipe: RecipeArg, overrides: Overrides = None, out: OutDir = None, yes: Yes = False, partial: Partial = False
+) -> None:
     """Write the report, one HTML file, after all steps before it.
 
     Example: `teachwise report my_recipe.yaml`
     """
-    _carry_out(recipe, overrides, out, "report")
+    _carry_out(recipe, overrides, out, "report", yes, partial)
 
 
+app.command()(cli_use.plan)
+app.command()(cli_use.ledger)
 app.command()(cli_use.export)
 app.command(context_settings={"allow_extra_args": True})(cli_use.answer)
 app.command()(cli_use.pack)
@@ -321,7 +343,14 @@ def _refuse(source: str, what: str, given: dict[str, object]) -> None:
         raise DataError(f"{source}: {', '.join(names)} cannot be used with {what}", "teachwise --help shows the forms")
 
 
-def _carry_out(recipe: str, overrides: Sequence[str] | None, out: Path | None, until: str) -> None:
+def _carry_out(
+    recipe: str,
+    overrides: Sequence[str] | None,
+    out: Path | None,
+    until: str,
+    yes: bool = False,
+    partial: bool = False,
+) -> None:
     from teachwise.pipeline import run
     from teachwise.run_folder import RESOLVED
 
@@ -329,7 +358,8 @@ def _carry_out(recipe: str, overrides: Sequence[str] | None, out: Path | None, u
         told = f"its report lies at {page}; " if (page := Path(recipe) / "report" / "report.html").is_file() else ""
         hint = f"{told}its recipe: teachwise {until} {Path(recipe) / RESOLVED} --out {recipe}"
         raise DataError(f"{recipe}: is a run folder, wanted a recipe", hint)
-    finished = run(recipe, *(overrides or []), out=out, until=until)
+    overrides = [*(overrides or []), *(["budget.on_spent=partial"] if partial else [])]
+    finished = run(recipe, *overrides, out=out, until=until, yes=yes)
     if until in ("compare", "report"):
         _show_result(finished, until)
     else:

@@ -1,12 +1,54 @@
-"""Commands for what is there already, runs and published tables: it is read, asked or written out."""
+"""Commands that train nothing: what a run will or did cost, what was made of it, and what others published."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
 from teachwise.errors import DataError
+
+
+def plan(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="a recipe file, or the name of a shipped one")],
+    overrides: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(metavar="[KEY=VALUE]...", help="recipe fields to change"),
+    ] = None,
+    out: Annotated[Optional[Path], typer.Option("--out", help="run folder  [default: runs/NAME]")] = None,  # noqa: UP045
+    pilot: Annotated[
+        bool, typer.Option("--pilot", help="buy 16 of the rationales first, to judge by; they stay")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON, with every question")] = False,
+) -> None:
+    """Say what teaching is going to cost, before the first paid call. Carries the recipe out up to route.
+
+    Example: `teachwise plan my_recipe.yaml --pilot`
+    """
+    from teachwise.pipeline import make_plan
+    from teachwise.plan_text import page
+
+    made, root = make_plan(recipe, *(overrides or []), out=out, pilot=pilot)
+    print(json.dumps(made.plain(), indent=2, ensure_ascii=False) if as_json else page(made, str(root)))
+
+
+def ledger(
+    source: Annotated[Path, typer.Argument(metavar="RUN|FILE", help="a run folder, or a ledger file")],
+    to: Annotated[Optional[Path], typer.Option("--export", help="write every request as a line of JSON")] = None,  # noqa: UP045
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Say what the teacher was paid for: by state, by model, and what each arm would have paid alone.
+
+    Example: `teachwise ledger runs/demo --export replies.jsonl`
+    """
+    from teachwise.account import account_of, export_requests, told
+
+    if to:
+        print(f"{export_requests(source, to):,} requests -> {to}", file=sys.stderr if as_json else sys.stdout)
+    if as_json or not to:
+        found = account_of(source)
+        print(json.dumps(found.plain(), indent=2) if as_json else "\n".join(told(found)))
 
 
 def export(

@@ -15,12 +15,15 @@ from typing import Any, get_args
 
 import numpy as np
 
+from teachwise.figures import listed
 from teachwise.recipe import Recipe
-from teachwise.records import Example, Mode, Prediction, Score, by_id, driving
+from teachwise.records import Driven, Example, Mode, Prediction, Rationale, Score, by_id, driving
 from teachwise.run_folder import Run, Unit, write_json
 from teachwise.sampling import bands_of
 from teachwise.stats import Interval, bootstrap_difference, bootstrap_mean, mcnemar_exact, wilson
-from teachwise.wording import WAYS, listed
+from teachwise.teacher_wording import priced
+from teachwise.verify import REASONS, by_band, teacher_verdict
+from teachwise.wording import WAYS
 
 
 @dataclass(frozen=True)
@@ -126,8 +129,7 @@ def sentence(arm: str, summary: Mapping[str, Any], others: Sequence[str]) -> str
         summary: Its entry in the comparison.
         others: The arms it is set against, in order.
     """
-    own, tokens = summary["accuracy"], summary["cost"]["teacher_tokens"]
-    spent = f"{tokens:,.0f} teacher tokens" if tokens else "no teacher token"
+    own, spent = summary["accuracy"], priced(summary["cost"]) or "no teacher token"
     text = f"{arm}: {own['value']:.1%} ({own['low']:.1%} to {own['high']:.1%}) {WAYS[summary['mode']]}, for {spent}"
     gaps = {other: summary["against"][other]["difference"] for other in others if other != arm}
     even = [other for other, gap in gaps.items() if gap["low"] <= 0 <= gap["high"]]
@@ -173,10 +175,21 @@ def compare_arms(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
         "control": control,
         "arms": arms,
         "base": base,
+        "teacher": _teacher(recipe, run, train, scores),
         "sentences": [sentence(name, arm, [one for one in (base, control) if one]) for name, arm in arms.items()],
     }
     write_json(run.folder(unit) / "comparison.json", content)
     return {name: round(arm["accuracy"]["value"], 4) for name, arm in arms.items()}
+
+
+def _teacher(recipe: Recipe, run: Run, train: Sequence[str], scores: Mapping[str, Driven]) -> dict[str, Any]:
+    """How the teacher did by band, each distinct question once, and whether it is good enough where it is needed."""
+    bands = bands_of({one: scores[one].value for one in train}, train, recipe.edges)
+    units = [Unit("teach", arm, seed) for arm in recipe.arms for seed in recipe.seeds_of(arm)]
+    rows = [row for unit in units for row in run.records(unit, "rationales.parquet", Rationale)]
+    found = by_band(rows, bands, recipe.price)
+    shown = {"gold_shown": recipe.teacher.show_answer, "by_band": found}
+    return {**teacher_verdict(found, recipe.min_usable), **shown}
 
 
 def _set_against(arms: dict[str, Any], correct: Mapping[str, np.ndarray]) -> None:
@@ -189,24 +202,43 @@ def _predictions(run: Run, arm: str, seed: int) -> list[Prediction]:
 
 
 def _shown_name(recipe: Recipe, run: Run, arm: str) -> str:
-    """The arm's name, with a warning in it where the gate failed and it was routed at random."""
-    manifest = run.manifest(Unit("route", arm, recipe.seeds_of(arm)[0])) or {}
-    return f"{arm} (routed at random: gate failed)" if manifest["counts"].get("randomised") else arm
+    """The arm's name, with a warning in it where it is not what the recipe says it is."""
+    first, taught = Unit("route", arm, recipe.seeds_of(arm)[0]), _taught(recipe, run, arm)
+    asked, unpaid, kept, correct = (sum(one[name] for one in taught) for name in ("asked", "unpaid", "kept", "correct"))
+    told = {
+        "routed at random: gate failed": (run.manifest(first) or {})["counts"].get("randomised"),
+        f"partial: {unpaid:,} of {asked:,} rationales not bought": unpaid,
+        "the teacher saw the answers": recipe.teacher.show_answer and kept,
+        f"learns from {kept - correct:,} rationales without the gold answer": kept - correct,
+    }
+    marks = [mark for mark, holds in told.items() if holds]
+    return f"{arm} ({'; '.join(marks)})" if marks else arm
+
+
+def _taught(recipe: Recipe, run: Run, arm: str) -> list[dict[str, Any]]:
+    """What teaching the arm counted, seed by seed."""
+    return [(run.manifest(Unit("teach", arm, seed)) or {})["counts"] for seed in recipe.seeds_of(arm)]
+
+
+_PRICED = ("prompt", "completion", "cached")
 
 
 def _cost(recipe: Recipe, run: Run, arm: str) -> dict[str, Any]:
     """What the arm would pay alone, as the mean over its seeds."""
-    units = [Unit("teach", arm, seed) for seed in recipe.seeds_of(arm)]
-    teach = [(run.manifest(unit) or {})["counts"] for unit in units]
-    train = [(run.manifest(unit.of("train")) or {})["counts"] for unit in units]
+    teach = _taught(recipe, run, arm)
+    train = [(run.manifest(Unit("train", arm, seed)) or {})["counts"] for seed in recipe.seeds_of(arm)]
     mean = {name: float(np.mean([counts[name] for counts in teach])) for name in teach[0]}
     return {
         "teacher_tokens": mean["prompt_tokens"] + mean["completion_tokens"],
         "teacher_prompt_tokens": mean["prompt_tokens"],
         "teacher_completion_tokens": mean["completion_tokens"],
-        "rationales_bought": mean["bought"],
+        "teacher_usd": recipe.price and recipe.price.usd(*(mean[f"{name}_tokens"] for name in _PRICED)),
+        "unusable_tokens": mean["unusable_tokens"],
+        "requests": mean["requests"],
+        "rationales_asked": mean["asked"],
+        "rationales_bought": mean["asked"] - mean["unpaid"],
         "rationales_kept": mean["kept"],
-        "rejected": {name: mean[name] for name in ("wrong", "unreadable", "truncated", "failed")},
+        "verdicts": {name: mean[name] for name in REASONS},
         "updates": float(np.mean([counts["updates"] for counts in train])),
         "trained_tokens": float(np.mean([counts["trained_tokens"] for counts in train])),
     }

@@ -42,6 +42,26 @@ def say(text: str) -> None:
     _log.info(Text.from_markup(text).plain)
 
 
+def can_ask() -> bool:
+    """Whether somebody sits before a terminal and can answer."""
+    return sys.stdin is not None and sys.stdin.isatty() and (bool(_shown) or err.is_terminal)
+
+
+def ask(question: str) -> bool:
+    """Ask on the terminal, with the picture taken off meanwhile; anything but y or yes is a no."""
+    view, console = _shown[-1] if _shown else (None, err)
+    if view:
+        view.pause()
+    try:
+        console.print(f"{question} [y/N] ", end="", markup=False)
+        is_agreed = sys.stdin.readline().strip().lower() in ("y", "yes")
+    finally:
+        if view:
+            view.resume()
+    _log.info(f"{question} {'yes' if is_agreed else 'no'}")
+    return is_agreed
+
+
 class Bar:
     """A progress bar that is moved on."""
 
@@ -51,17 +71,23 @@ class Bar:
         self._speaks_at = time.monotonic() + FIRST_SECONDS
         self._task = jobs.add_task(what, total=total, completed=done, note="")
 
-    def advance(self, n: int = 1, note: str = "", spent_tokens: int | None = None) -> None:
-        """Move on by `n`; `spent_tokens` is what the teacher has cost so far."""
-        self.at(self._done + n, note, spent_tokens)
+    def advance(self, n: int = 1, note: str = "") -> None:
+        """Move on by `n`."""
+        self.at(self._done + n, note)
 
-    def at(self, done: int, note: str = "", spent_tokens: int | None = None) -> None:
-        """Move to `done`; in a log file, say so after a quarter of a minute, then once a minute."""
+    def at(self, done: int, note: str = "", spent: str = "") -> None:
+        """Move to `done`; in a log file, say so after a quarter of a minute, then once a minute.
+
+        Args:
+            done: How many are done.
+            note: How it goes.
+            spent: What the teacher has cost so far.
+        """
         self._done = done
-        if spent_tokens is not None and self._view:
-            self._view.spent_tokens = spent_tokens
-        elif spent_tokens is not None:
-            note = f"{spent_tokens:,} tokens {note}".strip()
+        if spent and self._view:
+            self._view.spent = spent
+        elif spent:
+            note = f"{spent}  {note}".strip()
         self._jobs.update(self._task, completed=done, note=note)
         if not self._view and not err.is_terminal and time.monotonic() >= self._speaks_at:
             self._speaks_at = time.monotonic() + LOG_SECONDS
@@ -100,15 +126,14 @@ def progress(what: str, total: int, done: int = 0) -> Iterator[Bar]:
 
 
 @contextmanager
-def watching(steps: Mapping[str, int], budget_tokens: int | None, spent_tokens: int = 0) -> Iterator[View]:
+def watching(steps: Mapping[str, int], spent: str = "") -> Iterator[View]:
     """The view of a run, drawn for as long as the block lasts if stderr is a terminal that can draw.
 
     Args:
         steps: Number of units of each step, in order.
-        budget_tokens: The teacher's cap; None is no cap.
-        spent_tokens: What was spent before this start.
+        spent: What the teacher has cost before this start, of what it may cost.
     """
-    view = View(steps, budget_tokens, spent_tokens)
+    view = View(steps, spent)
     if _shown or not sys.stderr.isatty() or err.is_dumb_terminal or err.is_jupyter:
         yield view
         return

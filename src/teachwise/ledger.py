@@ -1,128 +1,66 @@
 """What was asked of the teacher, what it answered, and what that used of the budget.
 
-One SQLite file with one row per distinct request. A row is `sent` before the request leaves and `done` once its whole
-reply is on the disk; a `done` request is never sent again, whatever is killed. Where nobody knows whether a request was
-billed (it timed out, or the process died while it was `sent`) it becomes `unknown`: its reservation stays counted as
-spent, and it is asked again. A `failed` request was refused and costs nothing.
+One SQLite file with one row per distinct request:
+
+    planned  ->  reserved  ->  sent  ->  ok | truncated | refused        a result; never sent again
+                                     ->  failed                          rejected; costs nothing, may be asked again
+                                     ->  unknown                         nobody knows whether it was billed
+                                     ->  planned                         turned away; costs nothing
+
+A row is `sent` before the request leaves, and has its result once the whole reply is on the disk, so no kill loses a
+reply that was paid for and came. `reserved` is money set aside for a request that is not known to have left: it waits
+in a batch. Where a request timed out, or the process died while it was `sent`, it becomes `unknown`: its reservation
+stays counted as spent, also when it is asked again.
+
+Several processes may share a ledger. Each holds a lock file as long as it lives; what a dead one left `sent` or
+`reserved` is set right by whoever comes next.
 
 Only raw replies are kept here. Reading an answer out of one is done afterwards, from the ledger, and costs nothing.
 """
 
-import json
-import re
-import sqlite3
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from teachwise.errors import DataError
-from teachwise.records import Message
-from teachwise.run_folder import content_hash
+from teachwise.ledger_file import opened, told, writing
+from teachwise.ledger_schema import BY_MODEL, COLUMNS, SPENT
+from teachwise.lifeline import Lifeline
+from teachwise.prices import Limits, Price, Spent
+from teachwise.request import NOT_TAKEN, RESULTS, Reply, Request, counted, no_reply
 
 LEDGER = "ledger.sqlite"
 """Name of the ledger in a run folder."""
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS request (
-    key               TEXT PRIMARY KEY,
-    model             TEXT NOT NULL,
-    body              TEXT NOT NULL,
-    state             TEXT NOT NULL CHECK (state IN ('sent', 'done', 'failed', 'unknown')),
-    reserved_tokens   INTEGER NOT NULL,
-    lost_tokens       INTEGER NOT NULL DEFAULT 0,
-    text              TEXT,
-    finish_reason     TEXT,
-    prompt_tokens     INTEGER,
-    completion_tokens INTEGER,
-    error             TEXT,
-    changed_at        REAL NOT NULL
-)
-"""
+_REPLY = "text, finish_reason, prompt_tokens, completion_tokens, error, cached_tokens, reasoning, logprobs"
 
-_COLUMNS = re.findall(r"^    (\w+)", _SCHEMA, re.MULTILINE)
-_COPY = "keep a copy, it says what was paid for: `sqlite3 {} .recover` may save it; without it, all is bought again"
-_REFUSALS = {
-    sqlite3.SQLITE_FULL: "make room and run the same command again: what was paid for is kept",
-    sqlite3.SQLITE_IOERR: "see that the disk has room and works, then run the same command again",
-    sqlite3.SQLITE_READONLY: "see who may write there, or choose another run folder with --out",
-    sqlite3.SQLITE_CANTOPEN: "it must be a file that you may write: move what stands there, or choose another --out",
-    sqlite3.SQLITE_BUSY: "another program has it open: close that and run the same command again",
-    sqlite3.SQLITE_CORRUPT: _COPY,
-    sqlite3.SQLITE_NOTADB: _COPY,
-}
-"""What a user can do about a primary result code of SQLite."""
-
-_SPENT = """
-SELECT COALESCE(SUM(lost_tokens), 0)
-     + COALESCE(SUM(CASE WHEN state = 'done' THEN prompt_tokens + completion_tokens
-                         WHEN state IN ('sent', 'unknown') THEN reserved_tokens ELSE 0 END), 0)
-FROM request
-"""
+_BATCH = "batch:"
+"""How owners are named that are no process: a batch lives at the provider, so none of them is ever dead."""
 
 
-@dataclass(frozen=True)
-class Request:
-    """One question to the teacher.
+@dataclass
+class Reserved:
+    """What became of requests that somebody wants to send.
 
     Attributes:
-        model: The teacher's name at its endpoint.
-        messages: The chat so far.
-        max_tokens: Most tokens it may write.
-        temperature: 0 is greedy.
-        prompt_version: Raised when the words of the prompt change.
-        sample: Index among several samples of the same prompt.
+        taken: Reserved now; the caller sends them.
+        there: Replies that the ledger has already, by request key.
+        elsewhere: Under way in another process.
+        left: From the first on that the limits cannot bear.
+        is_final: Nobody else has anything under way whose reservation may come free, so more cannot be had.
     """
 
-    model: str
-    messages: tuple[Message, ...]
-    max_tokens: int
-    temperature: float
-    prompt_version: str
-    sample: int = 0
-
-    @property
-    def body(self) -> str:
-        """The request as canonical JSON."""
-        return json.dumps({**vars(self), "messages": list(self.messages)}, sort_keys=True, ensure_ascii=False)
-
-    @property
-    def key(self) -> str:
-        """What makes two requests the same: everything that can change the reply, and nothing else."""
-        return content_hash(self.body)
-
-    @property
-    def upper_bound_tokens(self) -> int:
-        """More tokens than this request can cost: a token is at least one byte of the prompt, plus chat markup."""
-        return sum(len(m["content"].encode()) + 16 for m in self.messages) + self.max_tokens
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What came back for a request.
-
-    Attributes:
-        text: The reply; "" when it failed.
-        finish_reason: `stop`, `length`, or what the endpoint said.
-        prompt_tokens: Tokens read, as billed.
-        completion_tokens: Tokens written, as billed.
-        error: Why there is no reply, or None.
-        may_be_billed: There is no reply, but the request may have been answered and billed all the same: it timed out,
-            or the connection broke. Its reservation then stays counted.
-    """
-
-    text: str
-    finish_reason: str
-    prompt_tokens: int
-    completion_tokens: int
-    error: str | None = None
-    may_be_billed: bool = False
+    taken: list[Request] = field(default_factory=list)
+    there: dict[str, Reply] = field(default_factory=dict)
+    elsewhere: list[Request] = field(default_factory=list)
+    left: list[Request] = field(default_factory=list)
+    is_final: bool = True
 
 
 class Ledger:
-    """The teacher's account. One writer at a time.
+    """The teacher's account.
 
     Args:
         path: The SQLite file; made if missing.
@@ -134,111 +72,310 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
+        self._life = Lifeline(path)
+        self._db = opened(path)
+        self.reconcile()
+        self._life.sweep()
+
+    def _told(self) -> AbstractContextManager[None]:
+        return told(self._path)
+
+    def _writing(self) -> AbstractContextManager[None]:
+        return writing(self._db, self._path)
+
+    def reconcile(self) -> int:
+        """Set right what dead processes left: `sent` becomes `unknown`, `reserved` becomes `planned`.
+
+        Returns:
+            How many requests were.
+        """
         with self._told():
-            self._db = sqlite3.connect(path, isolation_level=None)
-            self._refuse_foreign()
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._db.execute(_SCHEMA)
-            self._db.execute("UPDATE request SET state = 'unknown' WHERE state = 'sent'")
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Turn what the file or the disk refuses into a message; a mistake in our SQL stays what it is."""
-        try:
-            yield
-        except sqlite3.DatabaseError as error:
-            hint = _REFUSALS.get(error.sqlite_errorcode & 0xFF)
-            if hint is None:
-                raise
-            raise DataError(f"{self._path}: {error}", hint.format(self._path)) from error
-
-    def _refuse_foreign(self) -> None:
-        """Some other program's database is left as it is."""
-        tables = [name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        columns = [name for _, name, *_ in self._db.execute("PRAGMA table_info(request)")]
-        if tables and columns != _COLUMNS:
-            raise DataError(
-                f"{self._path}: is a database with the tables {', '.join(tables)}, wanted a ledger of teachwise",
-                "move it elsewhere, or choose another run folder with --out",
+            owners = [
+                owner for (owner,) in self._db.execute("SELECT DISTINCT owner FROM request WHERE owner IS NOT NULL")
+            ]
+        dead = [one for one in owners if not one.startswith(_BATCH) and not self._life.lives(one)]
+        if not dead:
+            return 0
+        with self._writing():
+            changed = sum(
+                self._db.execute(
+                    "UPDATE request SET owner = NULL, state = CASE state WHEN 'sent' THEN 'unknown'"
+                    " WHEN 'reserved' THEN 'planned' ELSE state END WHERE owner = ?",
+                    (owner,),
+                ).rowcount
+                for owner in dead
             )
+        self._life.sweep()
+        return changed
 
     def reply(self, request: Request) -> Reply | None:
         """The committed reply, or None where there is none yet."""
-        with self._told():
-            row = self._db.execute(
-                "SELECT text, finish_reason, prompt_tokens, completion_tokens"
-                " FROM request WHERE key = ? AND state = 'done'",
-                (request.key,),
-            ).fetchone()
-        return Reply(*row) if row else None
+        return self.replies([request]).get(request.key)
 
-    def reserve(self, request: Request, budget_tokens: int | None) -> bool:
-        """Note that the request is about to be sent, if the budget can bear its upper bound.
+    def replies(self, requests: Iterable[Request]) -> dict[str, Reply]:
+        """The committed replies by request key, as far as there are any."""
+        with self._told():
+            found = {request.key: self._row(request) for request in requests}
+        return {key: row[1] for key, row in found.items() if row and row[0] in RESULTS}
+
+    def _row(self, request: Request) -> tuple[str, Reply, str | None] | None:
+        row = self._db.execute(f"SELECT state, owner, {_REPLY} FROM request WHERE key = ?", (request.key,)).fetchone()
+        if row is None:
+            return None
+        state, owner, text, finish, read, written, error, cached, reasoning, logprobs = row
+        reply = Reply(
+            text or "",
+            finish or "",
+            read,
+            written,
+            error,
+            cached_tokens=cached,
+            reasoning=reasoning or "",
+            logprobs=logprobs or "",
+        )
+        return state, reply, owner
+
+    def plan(self, requests: Iterable[Request]) -> None:
+        """Note what is wanted, so that the ledger also shows what is still to be bought."""
+        with self._writing():
+            self._db.executemany(
+                "INSERT OR IGNORE INTO request (key, model, body, state, changed_at) VALUES (?, ?, ?, 'planned', ?)",
+                ((request.key, request.model, request.body, time.time()) for request in requests),
+            )
+
+    def reserve(
+        self,
+        requests: Sequence[Request],
+        limits: Limits = Limits(),  # noqa: B008 - it is frozen
+        price: Price | None = None,
+        is_batch: bool = False,
+        asks_unknown: bool = True,
+    ) -> Reserved:
+        """Note that requests are about to be sent, as many as the limits can bear, all in one write to the disk.
+
+        Args:
+            requests: In the order in which they are to be sent.
+            limits: What the ledger may come to, by the upper bound of every request.
+            price: What they cost; None where nobody knows.
+            is_batch: They wait in a batch, so they are `reserved`, not `sent`.
+            asks_unknown: Ask requests again whose outcome nobody knows; else they stay without a reply.
 
         Returns:
-            False, and nothing noted, when the budget might be passed.
+            Which of them the caller may send, and what is known of the others.
 
         Raises:
-            ValueError: the request is done; it is never sent again.
+            ValueError: there is a cap in dollars, but no price.
         """
-        bound = request.upper_bound_tokens
-        with self._told(), self._db:
-            self._db.execute("BEGIN IMMEDIATE")
-            if self.reply(request):
-                raise ValueError(f"request {request.key} is done, wanted its reply to be used")
-            if budget_tokens is not None and self.spent_tokens() + bound > budget_tokens:
-                return False
+        if limits.usd is not None and price is None:
+            raise ValueError("a cap in dollars needs a price")
+        result = Reserved()
+        if not requests:
+            return result
+        owner = self._life.begin()
+        price = price.in_batch if price and is_batch else price
+        with self._writing():
+            spent = self._spent()
+            for number, request in enumerate(requests):
+                state, reply, holder = self._row(request) or ("planned", None, None)
+                if reply and state in RESULTS:
+                    result.there[request.key] = reply
+                elif state == "unknown" and not asks_unknown:
+                    result.there[request.key] = no_reply("nobody knows whether it was answered", "unanswered")
+                elif state in ("sent", "reserved"):
+                    result.elsewhere += [request] if holder != owner else []
+                else:
+                    usd = price.usd(request.prompt_bound_tokens, request.max_tokens) if price else 0.0
+                    after = spent.plus(request.upper_bound_tokens, usd)
+                    if not limits.allow(after):
+                        result.left = list(requests[number:])
+                        result.is_final = self.n_elsewhere() == 0  # as it is now, since it changes any moment
+                        break
+                    spent = after
+                    self._hold(request, owner, price, is_batch)
+                    result.taken.append(request)
+        return result
+
+    def _hold(self, request: Request, owner: str, price: Price | None, is_batch: bool) -> None:
+        self._db.execute(
+            """
+            INSERT INTO request (key, model, body, state, owner, sends, reserved_prompt_tokens,
+                reserved_completion_tokens, input_usd, cached_usd, output_usd, prices, changed_at)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+            ON CONFLICT (key) DO UPDATE SET
+                lost_requests = lost_requests + (state = 'unknown'),
+                lost_tokens = lost_tokens + (state = 'unknown') * (reserved_prompt_tokens + reserved_completion_tokens),
+                lost_usd = lost_usd + (state = 'unknown') * (reserved_prompt_tokens * COALESCE(request.input_usd, 0)
+                         + reserved_completion_tokens * COALESCE(request.output_usd, 0)) / 1e6,
+                state = excluded.state, owner = excluded.owner, sends = sends + excluded.sends,
+                reserved_prompt_tokens = excluded.reserved_prompt_tokens,
+                reserved_completion_tokens = excluded.reserved_completion_tokens,
+                input_usd = excluded.input_usd, cached_usd = excluded.cached_usd, output_usd = excluded.output_usd,
+                prices = excluded.prices, error = NULL, changed_at = excluded.changed_at
+            """,
+            (
+                request.key,
+                request.model,
+                request.body,
+                "reserved" if is_batch else "sent",
+                owner,
+                0 if is_batch else 1,
+                request.prompt_bound_tokens,
+                request.max_tokens,
+                price and price.input_usd,
+                price and price.cached_usd,
+                price and price.output_usd,
+                price and price.version,
+                time.time(),
+            ),
+        )
+
+    def settle(self, pairs: Iterable[tuple[Request, Reply]]) -> None:
+        """Commit replies (or why there are none), all in one write; after this returns they survive any kill.
+
+        A reply counts with the larger of what the endpoint reports and what can be counted here. One that comes for a
+        request that was given up meanwhile (a process that only slept was taken for dead) is kept like any other; where
+        the request has been answered a second time by then, its cost is counted as lost.
+
+        Raises:
+            ValueError: a request was never reserved.
+        """
+        with self._writing():
+            for request, reply in pairs:
+                row = self._db.execute("SELECT state, sends FROM request WHERE key = ?", (request.key,)).fetchone()
+                if row is None or row == ("planned", 0):
+                    raise ValueError(f"request {request.key} was settled, but never reserved")
+                if row[0] in RESULTS:
+                    self._lose(request, reply)
+                elif row[0] in ("sent", "reserved") or reply.error is None:
+                    self._settle(request, reply)
+
+    def _settle(self, request: Request, reply: Reply) -> None:
+        read, written = (0, 0) if reply.error is not None else counted(reply, request)
+        self._db.execute(
+            "UPDATE request SET state = ?, owner = NULL, sends = sends - ?, text = ?, reasoning = ?, logprobs = ?,"
+            " finish_reason = ?, prompt_tokens = ?, cached_tokens = ?, completion_tokens = ?, error = ?,"
+            " changed_at = ? WHERE key = ?",
+            (
+                reply.state,
+                reply.error is not None and reply.fault in NOT_TAKEN,
+                reply.text,
+                reply.reasoning,
+                reply.logprobs,
+                reply.finish_reason,
+                read,
+                min(reply.cached_tokens, read),
+                written,
+                reply.error,
+                time.time(),
+                request.key,
+            ),
+        )
+
+    def _lose(self, request: Request, reply: Reply) -> None:
+        """A second outcome for a request that has its reply: its cost, all of it where nobody knows, is lost."""
+        if reply.error is not None and reply.fault != "unanswered":
+            return
+        whole = request.prompt_bound_tokens, request.max_tokens
+        read, written = counted(reply, request) if reply.error is None else whole
+        self._db.execute(
+            "UPDATE request SET lost_requests = lost_requests + 1, lost_tokens = lost_tokens + ?, lost_usd = lost_usd"
+            " + (? * COALESCE(input_usd, 0) + ? * COALESCE(output_usd, 0)) / 1e6 WHERE key = ?",
+            (read + written, read, written, request.key),
+        )
+
+    def release(self, requests: Iterable[Request]) -> None:
+        """Requests under way were not executed: they cost nothing, and are wanted as before."""
+        with self._writing():
+            self._db.executemany(
+                "UPDATE request SET sends = sends - (state = 'sent'), state = 'planned', owner = NULL, changed_at = ?"
+                " WHERE key = ? AND state IN ('sent', 'reserved')",
+                ((time.time(), request.key) for request in requests),
+            )
+
+    def hand_over(self, requests: Iterable[Request], batch: str) -> None:
+        """Requests that we have reserved belong to a batch from now on, and stay reserved when we are gone."""
+        with self._writing():
+            self._db.executemany(
+                "UPDATE request SET owner = ? WHERE key = ? AND state = 'reserved' AND owner = ?",
+                ((_BATCH + batch, request.key, self._life.name) for request in requests),
+            )
+
+    def mark_sent(self, batch: str) -> None:
+        """What a batch holds has left."""
+        with self._writing():
             self._db.execute(
-                "INSERT INTO request (key, model, body, state, reserved_tokens, changed_at)"
-                " VALUES (?, ?, ?, 'sent', ?, ?)"
-                " ON CONFLICT (key) DO UPDATE SET state = 'sent', changed_at = excluded.changed_at, lost_tokens ="
-                " lost_tokens + CASE WHEN request.state = 'unknown' THEN request.reserved_tokens ELSE 0 END",
-                (request.key, request.model, request.body, bound, time.time()),
+                "UPDATE request SET state = 'sent', sends = sends + 1 WHERE state = 'reserved' AND owner = ?",
+                (_BATCH + batch,),
             )
-        return True
 
-    def settle(self, request: Request, reply: Reply) -> None:
-        """Commit a reply (or its failure); after this returns it survives any kill.
-
-        Raises:
-            ValueError: the request was never reserved.
-        """
+    def in_batches(self, name: str = "%") -> dict[str, list[Request]]:
+        """Requests that wait in batches, by the batch's name; those of one batch alone where it is named."""
+        found: dict[str, list[Request]] = {}
         with self._told():
-            found = self._db.execute(
-                "UPDATE request SET state = ?, text = ?, finish_reason = ?, prompt_tokens = ?, completion_tokens = ?,"
-                " error = ?, changed_at = ? WHERE key = ?",
-                (
-                    "done" if reply.error is None else "unknown" if reply.may_be_billed else "failed",
-                    reply.text,
-                    reply.finish_reason,
-                    reply.prompt_tokens,
-                    reply.completion_tokens,
-                    reply.error,
-                    time.time(),
-                    request.key,
-                ),
+            for owner, body in self._db.execute(
+                "SELECT owner, body FROM request WHERE owner LIKE ? ORDER BY key", (_BATCH + name,)
+            ):
+                found.setdefault(owner.removeprefix(_BATCH), []).append(Request.from_body(body))
+        return found
+
+    def knows(self, key: str) -> bool:
+        """Whether a request with that key was ever wanted."""
+        with self._told():
+            return self._db.execute("SELECT 1 FROM request WHERE key = ?", (key,)).fetchone() is not None
+
+    def n_unanswered(self) -> dict[str, int]:
+        """How often nobody knew the outcome, by request key, for the requests of which that is so."""
+        with self._told():
+            return dict(
+                self._db.execute(
+                    "SELECT key, lost_requests + (state = 'unknown') FROM request"
+                    " WHERE lost_requests > 0 OR state = 'unknown'"
+                )
             )
-        if not found.rowcount:
-            raise ValueError(f"request {request.key} was settled, but never reserved")
 
-    def spent_tokens(self) -> int:
-        """Tokens counted against the budget: billed ones, reservations in flight, and lost ones."""
+    def n_elsewhere(self) -> int:
+        """Requests under way in other processes; those in batches, which may take a day, are not counted."""
         with self._told():
-            return int(self._db.execute(_SPENT).fetchone()[0])
+            row = self._db.execute(
+                "SELECT COUNT(*) FROM request WHERE owner IS NOT NULL AND state IN ('sent', 'reserved')"
+                " AND owner IS NOT ? AND owner NOT LIKE ?",
+                (self._life.name, _BATCH + "%"),
+            )
+            return int(row.fetchone()[0])
+
+    def spent(self) -> Spent:
+        """What counts against the limits: billed, under way, and lost."""
+        with self._told():
+            return self._spent()
+
+    def _spent(self) -> Spent:
+        return Spent(*self._db.execute(SPENT).fetchone())
+
+    def accounts(self) -> list[dict[str, Any]]:
+        """Requests, tokens and dollars by model and state."""
+        with self._told():
+            rows = self._db.execute(BY_MODEL)
+            names = [column[0] for column in rows.description]
+            return [dict(zip(names, row, strict=True)) for row in rows]
 
     def totals(self) -> dict[str, Any]:
-        """Requests by state, and tokens read, written and lost."""
+        """Requests by state, tokens read, written, held for requests without an outcome, and lost; dollars."""
+        rows = self.accounts()
+        states: dict[str, int] = {}
+        for row in rows:
+            states[row["state"]] = states.get(row["state"], 0) + row["requests"]
+        names = ("prompt_tokens", "cached_tokens", "completion_tokens", "held_tokens", "lost_requests", "lost_tokens")
+        sums = {name: sum(row[name] for row in rows) for name in (*names, "usd", "unpriced")}
+        return {"requests": dict(sorted(states.items())), **sums}
+
+    def rows(self) -> Iterator[Mapping[str, Any]]:
+        """Every request with all that is known of it, in the order of keys."""
         with self._told():
-            states: Sequence[tuple[str, int]] = self._db.execute(
-                "SELECT state, COUNT(*) FROM request GROUP BY state"
-            ).fetchall()
-            read, written, lost = self._db.execute(
-                "SELECT COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0),"
-                " COALESCE(SUM(lost_tokens), 0) FROM request"
-            ).fetchone()
-        return {"requests": dict(states), "prompt_tokens": read, "completion_tokens": written, "lost_tokens": lost}
+            rows = self._db.execute(f"SELECT {', '.join(COLUMNS)} FROM request ORDER BY key")
+            for row in rows:
+                yield dict(zip(COLUMNS, row, strict=True))
 
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+        self._life.end()

@@ -48,7 +48,7 @@ def lessons_of(
         answer = Lesson(one.id, "direct", examples[one.id].answer)
         if one.give == "answer":
             lessons.append(answer)
-        elif rationales[one.id].verdict == "kept":
+        elif rationales[one.id].kept:
             lessons.append(Lesson(one.id, "cot", rationales[one.id].text.strip()))
         elif on_rejected == "answer":
             lessons.append(answer)

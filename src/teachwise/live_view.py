@@ -5,7 +5,7 @@
     ▸ train     2 of 5      banded (seed 0)
       evaluate  0 of 5
       training banded, stage-0  ━━━━━━━━━━━╺━━━━━━━━  120/250  loss 0.713
-      teacher tokens 12,345 of 400,000   2 min 31 s so far   about 4 min left in train
+      12,345 of 400,000 teacher tokens   2 min 31 s so far   about 4 min left in train
 
 It is redrawn in place, never wider than the terminal, and vanishes when the run ends: what stays are the lines printed
 above it. Whatever a library prints meanwhile is put above it too, line by line.
@@ -14,7 +14,7 @@ above it. Whatever a library prints meanwhile is put above it too, line by line.
 import io
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -56,13 +56,14 @@ class View:
 
     Args:
         steps: Number of units of each step, in order.
-        budget_tokens: The teacher's cap; None is no cap.
-        spent_tokens: What was spent before this start.
+        spent: What the teacher has cost before this start, of what it may cost; "" where no teacher is asked.
     """
 
-    def __init__(self, steps: Mapping[str, int], budget_tokens: int | None = None, spent_tokens: int = 0) -> None:
+    def __init__(self, steps: Mapping[str, int], spent: str = "") -> None:
         self.steps = {name: StepState(units) for name, units in steps.items()}
-        self.budget_tokens, self.spent_tokens = budget_tokens, spent_tokens
+        self.spent = spent
+        self.pause: Callable[[], None] = lambda: None
+        self.resume: Callable[[], None] = lambda: None
         self.jobs = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -96,10 +97,7 @@ class View:
         return Group(table, *([self.jobs] if self.jobs.tasks else []), self._foot())
 
     def _foot(self) -> Text:
-        now, parts = time.monotonic(), []
-        if self.spent_tokens or "teach" in self.steps:
-            cap = " (no cap)" if self.budget_tokens is None else f" of {self.budget_tokens:,}"
-            parts.append(f"teacher tokens {self.spent_tokens:,}{cap}")
+        now, parts = time.monotonic(), [self.spent] if self.spent else []
         parts.append(f"{took(now - self._started, 0)} so far")
         for name, state in self.steps.items():
             if state.since and (left := self._left(state, now)) is not None:
@@ -183,13 +181,15 @@ class Above(io.TextIOBase):
 
 @contextmanager
 def on_terminal(view: View, console: Console) -> Iterator[None]:
-    """Draw the view at the foot of a terminal for as long as the block lasts."""
-    with Live(
+    """Draw the view at the foot of a terminal for as long as the block lasts; it can be paused meanwhile."""
+    live = Live(
         get_renderable=lambda: view.render(console),
         console=console,
         refresh_per_second=4,
         transient=True,
         redirect_stdout=False,
         redirect_stderr=False,
-    ):
+    )
+    view.pause, view.resume = live.stop, live.start
+    with live:
         yield

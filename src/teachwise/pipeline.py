@@ -19,13 +19,17 @@ from typing import Any
 from rich.markup import escape
 
 from teachwise.changes import changes
+from teachwise.consent import ask_before_buying
 from teachwise.console import say, watching
 from teachwise.engines import check_key, weights_digest
 from teachwise.errors import DataError, GateError, RecipeError
-from teachwise.ledger import LEDGER, Ledger
+from teachwise.ledger import Ledger
 from teachwise.live_view import View
 from teachwise.measures import code_digest
+from teachwise.plan import Plan, buy_pilot, plan, write_plan
+from teachwise.plan_text import line
 from teachwise.policies import FOLLOW_SCORES
+from teachwise.prices import Spent
 from teachwise.recipe import Recipe, find_recipe, load_recipe
 from teachwise.records import FAILING
 from teachwise.run_folder import RESOLVED, Run, Unit, drop_parts, unit_key, write_text
@@ -57,11 +61,14 @@ STEPS = (
     Step("score", ("prepare",), ("student", "score"), "teachwise.score:score_examples"),
     Step("validate", ("prepare", "score"), ("validate",), "teachwise.validate:validate_scores"),
     Step("route", ("prepare", "score"), ("arm",), "teachwise.route:route_arm", per_arm=True),
-    Step("teach", ("prepare", "route"), ("teacher",), "teachwise.teach:teach_arm", per_arm=True),
+    Step("teach", ("prepare", "route"), ("teacher", "keep"), "teachwise.teach:teach_arm", per_arm=True),
     Step("train", ("route", "teach"), ("student", "train", "on_rejected"), "teachwise.train:train_arm", per_arm=True),
     Step("evaluate", ("prepare", "train"), ("evaluate",), "teachwise.evaluate:evaluate_arm", per_arm=True),
     Step(
-        "compare", ("score", "route", "teach", "train", "evaluate"), ("arms", "seeds"), "teachwise.compare:compare_arms"
+        "compare",
+        ("score", "route", "teach", "train", "evaluate"),
+        ("arms", "seeds", "budget", "min_usable"),
+        "teachwise.compare:compare_arms",
     ),
     Step("report", ("validate", "compare"), ("note", "budget"), "teachwise.report:write_report"),
 )
@@ -109,6 +116,8 @@ def key_of(step: Step, unit: Unit, recipe: Recipe, keys: Mapping[Unit, str], is_
     if step.name == "score":
         fields["measures"] = {name: code_digest(name) for name in recipe.score.measures}
         fields["proxy_digest"] = weights_digest(recipe.score.proxy) if recipe.score.proxy else None
+    if step.name == "teach" and recipe.budget.on_spent == "partial":
+        fields["budget"] = recipe.result_fields("budget")  # what can be bought is then part of the result
     if step.name == "route" and not is_trusted and recipe.arms[unit.arm].policy in FOLLOW_SCORES:
         fields["is_trusted"] = False
     return unit_key(unit, fields, [_seen_key(step, other, recipe, keys) for other in keys if _reads(step, unit, other)])
@@ -148,33 +157,37 @@ def _digest(source: str | None) -> str | None:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def run_recipe(recipe: Recipe, root: str | Path, until: str = "report") -> Run:
+def run_recipe(recipe: Recipe, root: str | Path, until: str = "report", yes: bool = False) -> Run:
     """Carry a recipe out, up to and including a step; whatever is done already is kept.
 
     Args:
         recipe: The checked recipe.
         root: The run folder.
         until: The last step to do.
+        yes: What the teacher costs is agreed to; else a person is asked where it may be much.
 
     Raises:
-        GateError: the scores do not predict errors, or the budget is spent. Everything made so far is kept.
+        GateError: the scores do not predict errors, nobody agreed to what the teacher may cost, or the budget is spent.
+            Everything made so far is kept.
         DataError: another process works in the folder.
     """
     run = Run(root)
     steps = STEPS[: STEPS.index(step_named(until)) + 1]
     units = {step.name: len(list(units_of(step, recipe))) for step in steps}
     with run.locked(), logged(run.root / LOG, secret_values(recipe.teacher.key_env)):
-        if until not in BEFORE_TEACH and _is_buying(recipe, run):
+        if until not in BEFORE_TEACH and recipe.teacher.delivery != "files" and _is_buying(recipe, run):
             check_key(recipe.teacher.key_env)  # now, and not after hours of scoring
         is_changed = _tell_changes(recipe, run)
         write_text(run.root / RESOLVED, recipe.yaml())
         _set_stale_aside(recipe, run, is_changed)
-        with watching(units, recipe.budget.teacher_tokens, _spent_tokens(run)) as view:
-            _do_steps(steps, recipe, run, view)
+        with watching(units, _spent(recipe, run) if "teach" in units else "") as view:
+            _do_steps(steps, recipe, run, view, yes)
     return run
 
 
-def run(recipe: str | Path, *overrides: str, out: str | Path | None = None, until: str = "report") -> Run:
+def run(
+    recipe: str | Path, *overrides: str, out: str | Path | None = None, until: str = "report", yes: bool = False
+) -> Run:
     """Carry a recipe file out; what is done already is kept, so the same call goes on after any stop.
 
     Args:
@@ -182,6 +195,7 @@ def run(recipe: str | Path, *overrides: str, out: str | Path | None = None, unti
         overrides: Recipe fields to change, for instance `train.epochs=1`.
         out: The run folder; `runs/NAME` where left out.
         until: The last step to do.
+        yes: What the teacher costs is agreed to; else a person is asked where it may be much.
 
     Returns:
         The run: its scores, predictions and other tables as data frames, its comparison, its report.
@@ -190,10 +204,37 @@ def run(recipe: str | Path, *overrides: str, out: str | Path | None = None, unti
         TeachwiseError: something the user can mend; the message says what, and how.
     """
     loaded = load_recipe(recipe, overrides)
-    return run_recipe(loaded, out or Path("runs") / find_recipe(recipe).stem, until)
+    return run_recipe(loaded, out or Path("runs") / find_recipe(recipe).stem, until, yes)
 
 
-def _do_steps(steps: tuple[Step, ...], recipe: Recipe, run: Run, view: View) -> None:
+def make_plan(
+    recipe: str | Path, *overrides: str, out: str | Path | None = None, pilot: bool = False
+) -> tuple[Plan, Path]:
+    """Carry a recipe file out up to `route`, and say what teaching comes to; the run folder keeps the examples.
+
+    Args:
+        recipe: A recipe file, or the name of a shipped one.
+        overrides: Recipe fields to change.
+        out: The run folder; `runs/NAME` where left out.
+        pilot: Buy a few of the rationales first, to judge by; they are kept.
+
+    Returns:
+        The plan and the run folder.
+    """
+    loaded = load_recipe(recipe, overrides)
+    if pilot:
+        check_key(loaded.teacher.key_env)
+    run = run_recipe(loaded, out or Path("runs") / find_recipe(recipe).stem, until="route")
+    units, bought = list(units_of(step_named("teach"), loaded)), 0
+    with run.locked(), logged(run.root / LOG, secret_values(loaded.teacher.key_env)):
+        if pilot:
+            bought = buy_pilot(loaded, run, units)
+        made = plan(loaded, run, units, is_pilot=bought > 0)
+        write_plan(run, made)
+    return made, run.root
+
+
+def _do_steps(steps: tuple[Step, ...], recipe: Recipe, run: Run, view: View, yes: bool) -> None:
     keys: dict[Unit, str] = {}
     is_trusted, is_failed = True, False
     for step in steps:
@@ -209,9 +250,12 @@ def _do_steps(steps: tuple[Step, ...], recipe: Recipe, run: Run, view: View) -> 
             is_trusted = gate(recipe, run)
             is_failed = is_trusted and run.validation["verdict"] in FAILING
         if step.name == "route":
-            say(f"[bold]plan[/bold]  {_plan(recipe, run)}")
+            made = plan(recipe, run, units_of(step_named("teach"), recipe))
+            say(f"[bold]plan[/bold]  {escape(line(made))}")
             if is_failed and _is_buying(recipe, run):
                 say(f"[bold red]WARNING[/bold red] {_NOT_CHOSEN}")
+            if steps[-1].name not in BEFORE_TEACH:
+                ask_before_buying(made, recipe, yes or not _is_buying(recipe, run))
 
 
 def _found(step: Step, keys: Mapping[Unit, str], recipe: Recipe, run: Run) -> set[Unit]:
@@ -261,11 +305,12 @@ def _set_stale_aside(recipe: Recipe, run: Run, is_changed: bool) -> None:
         say(escape(f"aside: {what} (of {whose}), kept in {run.root / 'replaced'}"))
 
 
-def _spent_tokens(run: Run) -> int:
-    if not (run.root / LEDGER).exists():
-        return 0
-    with closing(Ledger(run.root / LEDGER)) as ledger:
-        return ledger.spent_tokens()
+def _spent(recipe: Recipe, run: Run) -> str:
+    path = recipe.ledger_at(run.root)
+    if not path.exists():
+        return recipe.budget.limits.text(Spent())
+    with closing(Ledger(path)) as ledger:
+        return recipe.budget.limits.text(ledger.spent())
 
 
 def _is_buying(recipe: Recipe, run: Run) -> bool:
@@ -287,12 +332,6 @@ def _do(step: Step, unit: Unit, key: str, recipe: Recipe, run: Run) -> None:
     drop_parts(run.folder(unit))
     shown = "  ".join(f"{name} {_shown(value)}" for name, value in counts.items() if value or isinstance(value, float))
     say(f"[green]done[/green]  {unit}  [dim]{time.monotonic() - started:.1f} s[/dim]  {shown}")
-
-
-def _plan(recipe: Recipe, run: Run) -> str:
-    from teachwise.teach import plan
-
-    return plan(recipe, run, list(units_of(step_named("teach"), recipe)))
 
 
 def _shown(value: Any) -> str:

@@ -16,6 +16,8 @@ import yaml
 from pydantic import Field, model_validator
 
 from teachwise.errors import RecipeError
+from teachwise.ledger import LEDGER
+from teachwise.prices import Price, published_price
 from teachwise.sampling import EDGES
 from teachwise.sections import (
     PAPER_ARMS,
@@ -23,6 +25,7 @@ from teachwise.sections import (
     Budget,
     Data,
     Evaluate,
+    Fraction,
     Score,
     Section,
     Seed,
@@ -34,6 +37,7 @@ from teachwise.sections import (
     fault_at,
 )
 from teachwise.strict_yaml import Place, read_mapping, read_override, take_over, validated
+from teachwise.verify import Keep
 
 
 class Recipe(Section):
@@ -46,6 +50,14 @@ class Recipe(Section):
     budget: Budget
     score: Score = Score()
     validation: Validate = Field(Validate(), alias="validate")
+    keep: str = Field(
+        "correct",
+        pattern=r"^(correct|all|correct_or_ask_again\([1-9][0-9]?\))$",
+        description="which rationales are learnt from; `correct_or_ask_again(3)`: up to 3 samples of each",
+    )
+    min_usable: Fraction = Field(
+        0.5, description="share of hard rationales that must be usable, else the verdict is TEACHER FAILURE"
+    )
     on_rejected: Literal["drop", "answer"] = Field(
         "drop", description="an example whose rationale was rejected is left out, or gets its answer"
     )
@@ -79,6 +91,38 @@ class Recipe(Section):
         if len(set(self.seeds)) < len(self.seeds):
             raise fault_at(("seeds",), f"{self.seeds} repeat")
         return self
+
+    @model_validator(mode="after")
+    def _teacher_fits(self) -> "Recipe":
+        if self.keep_rule.samples > 1 and self.teacher.temperature == 0:
+            raise fault_at(("keep",), "asking again at temperature 0 gives the same text: set teacher.temperature")
+        if self.budget.usd is not None and self.price is None:
+            found = f"no price is known for teacher {self.teacher.model!r}: name it in budget.prices"
+            raise fault_at(("budget", "usd"), found)
+        return self
+
+    @property
+    def keep_rule(self) -> Keep:
+        """Which replies are learnt from, and what is asked again."""
+        samples = re.search(r"\d+", self.keep)
+        return Keep(
+            wants_correct=self.keep != "all",
+            samples=int(samples[0]) if samples else 1,
+            longer=self.teacher.on_truncated == "ask_longer",
+            gold_shown=self.teacher.show_answer,
+        )
+
+    @property
+    def price(self) -> Price | None:
+        """What the teacher's tokens cost; None where nobody knows."""
+        own = self.budget.prices
+        if own:
+            return Price(own.input, own.output, own.cached_input, own.batch_share)
+        return published_price(self.teacher.model, self.teacher.base_url) if self.teacher.engine == "openai" else None
+
+    def ledger_at(self, root: Path) -> Path:
+        """Where the ledger of a run folder lies: in it, unless the recipe names one that several runs share."""
+        return Path(self.teacher.ledger) if self.teacher.ledger else root / LEDGER
 
     def seeds_of(self, arm: str) -> list[int]:
         """The training seeds of an arm; one is enough where nothing is trained."""

@@ -24,7 +24,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 Split = Literal["train", "dev", "test"]
 Mode = Literal["direct", "cot", "routed"]
 Give = Literal["drop", "answer", "rationale"]
-Verdict = Literal["kept", "wrong", "unreadable", "truncated", "failed"]
+Verdict = Literal["correct", "wrong", "unreadable", "truncated", "refused", "failed", "unknown", "unpaid"]
 
 
 FAILING = ("FAIL", "NO SEPARATION")
@@ -197,24 +197,55 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class Rationale:
-    """A teacher's reply for one example and what became of it.
+    """What the teacher wrote for one example and what became of it.
 
     Attributes:
         id: The example.
-        verdict: `kept` is trained on. `wrong`: it states another answer. `unreadable`: it states none.
-            `truncated`: cut off by the token limit before it stated one. `failed`: no reply was to be had.
-        stated: The letter the text states, or None.
-        text: The reply as received; "" when failed.
-        prompt_tokens: Tokens the teacher read.
-        completion_tokens: Tokens the teacher wrote.
+        verdict: `correct`: it states the gold answer. `wrong`: it states another. `unreadable`: it states none.
+            `truncated`: cut off by the token limit. `refused`: the provider would not. `failed`: no reply was to be
+            had. `unknown`: nobody knows whether it was answered. `unpaid`: the budget could not bear it.
+        first: The verdict of its first reply; `verdict` is that of the reply that is kept, or of the last one.
+        kept: It is learnt from.
+        stated: The answer that the text states, or None.
+        text: The reply as received; "" where there is none.
+        reasoning: What a reasoning model wrote in a field of its own; not learnt from.
+        loops: It ends by saying the same thing over and over.
+        gold_shown: The teacher was shown the gold answer.
+        requests: Requests that were answered for it, more than one where it was asked again.
+        prompt_tokens: Tokens the teacher read, over all its requests.
+        cached_tokens: Of these, tokens that the endpoint had in a cache.
+        completion_tokens: Tokens the teacher wrote, over all its requests.
+        kept_prompt_tokens: Of the tokens read, those for the reply that is kept; 0 where none is.
+        kept_cached_tokens: Of these, tokens that the endpoint had in a cache.
+        kept_completion_tokens: Of the tokens written, those of the reply that is kept; 0 where none is.
     """
 
     id: str
     verdict: Verdict
+    first: Verdict
+    kept: bool
     stated: str | None
     text: str
+    reasoning: str
+    loops: bool
+    gold_shown: bool
+    requests: int
     prompt_tokens: int
+    cached_tokens: int
     completion_tokens: int
+    kept_prompt_tokens: int
+    kept_cached_tokens: int
+    kept_completion_tokens: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens read and written for it."""
+        return self.prompt_tokens + self.completion_tokens
+
+    @property
+    def unusable_tokens(self) -> int:
+        """Of the tokens read and written, those for replies that are not kept."""
+        return self.tokens - self.kept_prompt_tokens - self.kept_completion_tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import hashlib
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
@@ -21,10 +22,11 @@ from markupsafe import Markup
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from teachwise import browse, charts, drawing, wording
+from teachwise import browse, charts, drawing, figures, teacher_wording, wording
 from teachwise.duration import took
-from teachwise.ledger import LEDGER, Ledger
+from teachwise.ledger import Ledger
 from teachwise.lessons import Skipped
+from teachwise.prices import dollars
 from teachwise.recipe import Recipe
 from teachwise.records import Assignment, Driven, Example, Prediction, Rationale, Score, Unusable, by_id, driving
 from teachwise.run_folder import Run, Unit, write_json, write_text
@@ -69,9 +71,14 @@ def result_table(comparison: Mapping[str, Any], width: int) -> Table:
             arm["mode"],
             f"{own['value'] * 100:.1f}{between}({own['low'] * 100:.1f}-{own['high'] * 100:.1f})",
             *(_gap(arm, other, between) for other in others),
-            f"{arm['cost']['teacher_tokens']:,.0f}",
+            _cost(arm["cost"], between),
         )
     return table
+
+
+def _cost(cost: Mapping[str, Any], between: str) -> str:
+    usd = cost["teacher_usd"]
+    return f"{cost['teacher_tokens']:,.0f}" + (f"{between}{dollars(usd)}" if usd is not None else "")
 
 
 def _gap(arm: Mapping[str, Any], other: str, between: str) -> str:
@@ -122,7 +129,8 @@ def report_data(recipe: Recipe, run: Run) -> dict[str, Any]:
         "comparison": run.json(Unit("compare"), "comparison.json"),
         "routes": {arm: _route(recipe, run, arm) for arm in recipe.arms},
         "losses": {arm: _losses(recipe, run, arm) for arm in recipe.arms if recipe.stages_of(arm)},
-        "ledger": _ledger(run),
+        "ledger": _ledger(recipe, run),
+        "price": recipe.price and asdict(recipe.price),
         "provenance": _provenance(recipe, run),
     }
 
@@ -170,6 +178,7 @@ def example_rows(recipe: Recipe, run: Run, comparison: Mapping[str, Any]) -> lis
     units = [Unit("teach", arm, seed) for arm in recipe.arms for seed in recipe.seeds_of(arm)]
     bought = [row for unit in units for row in run.records(unit, "rationales.parquet", Rationale)]
     arms = [_arm_record(recipe, run, one["arm"], one["mode"]) for one in comparison["arms"].values()]
+    bought.sort(key=lambda one: one.verdict != "unpaid")  # of two, the paid one is shown
     return browse.full_rows(examples, scores, _bands(recipe, examples, scores), by_id(bought), arms)
 
 
@@ -190,9 +199,9 @@ def _losses(recipe: Recipe, run: Run, arm: str) -> list[dict[str, Any]]:
     return [{name: one[name] for name in ("loss_curve", "updates", "rows", "passes")} for one in found]
 
 
-def _ledger(run: Run) -> dict[str, Any]:
+def _ledger(recipe: Recipe, run: Run) -> dict[str, Any]:
     """What was paid once for all arms; None of it where no teacher was asked."""
-    path = run.root / LEDGER
+    path = recipe.ledger_at(run.root)
     if not path.exists():
         return {}
     ledger = Ledger(path)
@@ -237,7 +246,7 @@ def page(data: Mapping[str, Any], shown: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    filters = (wording.percent, wording.points, wording.number, wording.p_values, took, wording.listed)
+    filters = (figures.percent, figures.points, figures.number, figures.p_values, took, figures.listed)
     environment.filters |= {one.__name__: one for one in filters}
     style = environment.get_template("style.css.j2").render(n_colours=drawing.N_COLOURS)
     script = environment.get_template("browse.js").render()
@@ -254,6 +263,7 @@ def page(data: Mapping[str, Any], shown: Mapping[str, Any]) -> str:
         script_hash=content_security_hash(script),
         lead=lead,
         wording=wording,
+        teacher_wording=teacher_wording,
         charts=charts,
         symbol=drawing.symbol,
         recipe_text=recipe_text,

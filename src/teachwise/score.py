@@ -198,7 +198,7 @@ def source_settings(recipe: Recipe) -> dict[str, Any]:
     return {
         **recipe.score.model_dump(mode="json"),
         "student": [recipe.result_fields("student"), weights_digest(student.model)],
-        "proxy": [proxy, weights_digest(proxy)] if proxy else None,
+        "proxy": [proxy, student.dtype, weights_digest(proxy)] if proxy else None,
     }
 
 
@@ -206,13 +206,14 @@ def _engines(recipe: Recipe) -> tuple[Callable[[], Any], Callable[[], Any] | Non
     """How to load the student and the proxy, each once and only when it is asked."""
 
     @cache
-    def load(model: str) -> Any:
+    def load(name: str) -> Any:
         from teachwise.engines.hf import HfEngine
 
-        return HfEngine(**{**recipe.student.model_dump(), "model": model})
+        if name == "student":
+            return HfEngine(**recipe.student.model_dump())
+        return HfEngine(recipe.score.proxy or "", dtype=recipe.student.dtype, device=recipe.student.device)
 
-    proxy = recipe.score.proxy
-    return lambda: load(recipe.student.model), (lambda: load(proxy)) if proxy else None
+    return lambda: load("student"), (lambda: load("proxy")) if recipe.score.proxy else None
 
 
 def table_scores(recipe: Recipe, examples: Sequence[Example]) -> list[Score]:

@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 from teachwise.engines import address_fault
 from teachwise.errors import RecipeError
 from teachwise.measures import BESIDE, SAMPLES, SOURCES, find_measure
+from teachwise.prices import Limits
 from teachwise.records import Give
 from teachwise.sampling import EDGES
 
@@ -46,6 +47,11 @@ def fault_at(place: tuple[str | int, ...], found: str) -> ValidationError:
     return ValidationError.from_exception_data("recipe", [{"type": error, "loc": place, "input": None}])
 
 
+def _check_device(device: str) -> None:
+    if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu|npu|hpu)(:\d+)?", device):
+        raise fault_at(("device",), f"wanted auto, cpu, cuda, cuda:1 (the second GPU) or mps, got {device!r}")
+
+
 class Student(Section):
     """The model to fine-tune. A plain string is short for `{model: ...}`."""
 
@@ -57,9 +63,15 @@ class Student(Section):
 
     @model_validator(mode="after")
     def _device_exists(self) -> "Student":
-        if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu|npu|hpu)(:\d+)?", self.device):
-            raise fault_at(("device",), f"wanted auto, cpu, cuda, cuda:1 (the second GPU) or mps, got {self.device!r}")
+        _check_device(self.device)
         return self
+
+
+ENGINE_FIELDS = {
+    "hf": ("revision", "dtype", "device", "trust_remote_code"),
+    "openai": ("options", "logprobs", "limit_field", "delivery"),
+}
+"""Fields of `teacher` that mean something to one engine only."""
 
 
 class Teacher(Section):
@@ -67,11 +79,35 @@ class Teacher(Section):
 
     model: Name = Field(description="name at the endpoint, or hub name or folder for `engine: hf`")
     engine: Literal["openai", "hf"] = Field("openai", description="`openai`: any OpenAI-compatible server; `hf`: local")
+    revision: str | None = Field(None, description="hub revision to pin, for `engine: hf`")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="weights, for `engine: hf`")
+    device: str = speed("auto", "`auto`, `cpu`, `cuda`, `mps`, for `engine: hf`")
+    trust_remote_code: bool = Field(False, description="run code that comes with the model, for `engine: hf`")
     base_url: str | None = speed(None, "endpoint, for instance http://127.0.0.1:8000/v1")
     key_env: str | None = speed(None, "environment variable that holds the API key")
     max_tokens: Positive = Field(2048, description="most tokens of one rationale")
-    temperature: float = Field(0.0, ge=0, description="0 is greedy")
-    concurrency: int = speed(8, "requests in flight", gt=0, le=1000)
+    temperature: float | None = Field(0.0, ge=0, description="0 is greedy; null leaves it to the endpoint")
+    options: dict[str, Any] = Field({}, description="further fields of every request, for instance `{top_p: 0.9}`")
+    logprobs: int | None = Field(
+        None, ge=0, le=20, description="keep the log-probabilities of so many tokens per place"
+    )
+    limit_field: Literal["max_tokens", "max_completion_tokens"] = speed(
+        "max_tokens", "what the endpoint calls the limit on tokens written"
+    )
+    show_answer: bool = Field(False, description="show the teacher the gold answer; its rationales are then marked")
+    on_truncated: Literal["reject", "ask_longer"] = Field(
+        "reject", description="`ask_longer`: ask once more, with twice `max_tokens`, where a reply was cut off"
+    )
+    on_unknown: Literal["ask_again", "keep"] = Field(
+        "ask_again", description="a request that may have been answered unseen is asked again, or counts as lost"
+    )
+    ledger: str | None = speed(None, "ledger that several runs share; null: the run folder has its own")
+    delivery: Literal["live", "batch", "files"] = speed(
+        "live", "`batch`: the provider's batch mode, slow and cheaper; `files`: requests that are answered elsewhere"
+    )
+    concurrency: int = speed(8, "most requests in flight; fewer where the endpoint asks for it", gt=0, le=1000)
+    requests_per_minute: int | None = speed(None, "the endpoint's limit", gt=0)
+    tokens_per_minute: int | None = speed(None, "the endpoint's limit, tokens read and written", gt=0)
     timeout_seconds: float = speed(600, "how long to wait for one reply", gt=0, le=86_400)
 
     @model_validator(mode="after")
@@ -82,6 +118,34 @@ class Teacher(Section):
         if self.base_url is not None and (fault := address_fault(self.base_url)):
             raise fault_at(("base_url",), fault)
         return self
+
+    @model_validator(mode="after")
+    def _options_are_free(self) -> "Teacher":
+        taken = {"model", "messages", "max_tokens", "max_completion_tokens", "temperature", "n", "stream", "logprobs"}
+        if twice := sorted(taken & set(self.options)):
+            raise fault_at(("options", twice[0]), "has a field of its own in `teacher`, or is set by teachwise")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_engine(self) -> "Teacher":
+        _check_device(self.device)
+        other = {"openai": "hf", "hf": "openai"}[self.engine]
+        for name in ENGINE_FIELDS[other]:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise fault_at((name,), f"is for `engine: {other}` and does nothing for `engine: {self.engine}`")
+        return self
+
+    @property
+    def request_options(self) -> dict[str, Any]:
+        """Further fields of every request."""
+        asked = {} if self.logprobs is None else {"logprobs": True, "top_logprobs": self.logprobs}
+        return {**self.options, **asked}
+
+    @property
+    def engine_options(self) -> dict[str, Any]:
+        """The flat fields that an engine is made with."""
+        both = {"model", "engine", "base_url", "key_env", "concurrency", "timeout_seconds"}
+        return self.model_dump(include=both | {"limit_field", *ENGINE_FIELDS["hf"]})
 
 
 class Split(Section):
@@ -130,12 +194,48 @@ class Data(Section):
         return self.model_dump(include={"source", "columns", "answer_is", "hub_split", "seed", "limit"})
 
 
+class Prices(Section):
+    """What the teacher costs, in US dollars per million tokens."""
+
+    input: float = Field(ge=0, description="tokens read")
+    output: float = Field(ge=0, description="tokens written, reasoning included")
+    cached_input: float | None = Field(None, ge=0, description="tokens read from a cache; null: as `input`")
+    batch_share: Fraction = Field(0.5, description="what a request costs in batch mode, as a share of the price")
+
+    @model_validator(mode="after")
+    def _cache_is_no_dearer(self) -> "Prices":
+        if self.cached_input is not None and self.cached_input > self.input:  # what is set aside would not cover it
+            raise fault_at(("cached_input",), f"is above `input` ({self.input:g}), wanted at most that")
+        return self
+
+
 class Budget(Section):
-    """What may be spent."""
+    """What may be spent. A ledger that several runs share has one budget: its own."""
 
     teacher_tokens: Annotated[int, Field(ge=0)] | None = Field(
-        description="cap on tokens read and written by the teacher, for the whole run; null is no cap"
+        None, description="cap on tokens read and written by the teacher; null is no cap"
     )
+    usd: Annotated[float, Field(ge=0)] | None = Field(None, description="cap on US dollars; null is no cap")
+    requests: Annotated[int, Field(ge=0)] | None = Field(None, description="cap on requests sent; null is no cap")
+    prices: Prices | None = Field(None, description="what the teacher costs; null: by name, where it is known")
+    on_spent: Literal["stop", "partial"] = Field(
+        "stop", description="`partial`: go on with what there is, and mark every arm it touches"
+    )
+    ask_above_usd: float | None = speed(1.0, "a run asks before it may spend more dollars than this; null: never", ge=0)
+    ask_above_tokens: int | None = speed(
+        1_000_000, "the same in teacher tokens, for a teacher whose price is not known", ge=0
+    )
+
+    @model_validator(mode="after")
+    def _is_decided(self) -> "Budget":
+        if not self.model_fields_set & {"teacher_tokens", "usd", "requests"}:
+            raise ValueError("name a cap: `teacher_tokens`, `usd` or `requests`; `teacher_tokens: null` is no cap")
+        return self
+
+    @property
+    def limits(self) -> Limits:
+        """The caps alone."""
+        return Limits(self.teacher_tokens, self.usd, self.requests)
 
 
 class Score(Section):

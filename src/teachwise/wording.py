@@ -1,12 +1,14 @@
 """Wording: figures and results in plain words, for people who have not seen the run."""
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
 
+from teachwise.figures import listed, number, percent, points
 from teachwise.records import FAILING
+from teachwise.teacher_wording import priced, teacher_warnings, usable_of
+from teachwise.verify import FAILURE
 
 FEW_QUESTIONS = 100
 """With fewer test questions the first lines say that the run proves nothing."""
@@ -16,59 +18,6 @@ MOST_UNREADABLE = 0.9
 """Where more of every arm's answers cannot be read, no accuracy is worth a verdict."""
 WAYS = {"direct": "answering at once", "cot": "thinking first", "routed": "thinking only when unsure"}
 """The ways of answering, as every page, card and line of the terminal calls them in prose."""
-
-
-def number(value: float | None, digits: int = 0) -> str:
-    """A number with thousands marked; a dash where there is none.
-
-    Example:
-        >>> number(1234.56), number(0.9637, 3), number(None)
-        ('1,235', '0.964', '–')
-    """
-    if value is None or not math.isfinite(value):
-        return "–"
-    return f"{value:,.{digits}f}".replace("-", "−")
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """A share in percent: 0.8342 is `83.4%`."""
-    shown = number(None if value is None else 100 * value, digits)
-    return shown if shown == "–" else f"{shown}%"
-
-
-def points(value: float | None) -> str:
-    """A difference of shares in percentage points, with its sign.
-
-    Example:
-        >>> points(0.028), points(-0.041), points(-0.0001)
-        ('+2.8', '−4.1', '0.0')
-    """
-    if value is None or not math.isfinite(value):
-        return "–"
-    rounded = round(100 * value, 1)
-    return f"{rounded:+.1f}".replace("-", "−") if rounded else "0.0"
-
-
-def p_values(values: Iterable[float]) -> str:
-    """p-values to three places, one per training seed.
-
-    Example:
-        >>> p_values([0.0321]), p_values([0.0000001, 0.5]), p_values([0.5, 0.5])
-        ('p = 0.032', 'p < 0.001, 0.500', 'p = 0.500 each')
-    """
-    each = ["< 0.001" if value < 0.001 else f"{value:.3f}" for value in values]
-    shown = f"{each[0]} each" if len(each) > 1 and len(set(each)) == 1 else ", ".join(each)
-    return f"p {shown}" if shown.startswith("<") else f"p = {shown}"
-
-
-def listed(words: Sequence[str]) -> str:
-    """Words in a row.
-
-    Example:
-        >>> listed(["a"]), listed(["a", "b", "c"])
-        ('a', 'a, b and c')
-    """
-    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
 
 
 def treatment(arm: Mapping[str, Any]) -> str:
@@ -125,6 +74,8 @@ def short_answer(comparison: Mapping[str, Any], lead: str) -> str:
     if unreadable := nothing_readable(comparison):
         return unreadable
     found, n_test = [_verdict(comparison, lead)], comparison["n_test"]
+    if comparison["teacher"]["verdict"] == FAILURE:
+        found.append(f"{FAILURE}: {usable_of(comparison['teacher'])}.")
     if _kept_few(comparison["arms"][lead]):
         found.append(f"But {lead} kept {kept_of(comparison['arms'][lead])}: this says nothing about rationales.")
     if n_test < FEW_QUESTIONS:
@@ -220,6 +171,7 @@ def findings(comparison: Mapping[str, Any], arms: Mapping[str, Any], lead: str, 
     own = found[lead]
     said = [
         *_warned({name: arm for name, arm in found.items() if name != lead}),
+        *teacher_warnings(comparison["teacher"]),
         Markup("<strong>{}</strong> ({}) answered {} of {} test questions right, {}, for {}.").format(
             lead,
             treated(own, arms[own["arm"]]),
@@ -278,8 +230,7 @@ def _best_other(
 
 
 def _price(arm: Mapping[str, Any]) -> str:
-    tokens = arm["cost"]["teacher_tokens"]
-    return f"{number(tokens)} teacher tokens" if tokens else "no teacher tokens"
+    return priced(arm["cost"]) or "no teacher tokens"
 
 
 def _gap(comparison: Mapping[str, Any], lead: str, other: str) -> Markup:

@@ -1,39 +1,45 @@
 """Engines: what makes text and probabilities.
 
-`hf` runs a `transformers` model here: it scores and answers as the student, and can write rationales as a local
-teacher. `openai` reaches any OpenAI-compatible server as the teacher.
+`hf` runs a `transformers` model here: it scores and answers as the student. `local` lets such a model write rationales
+as the teacher, many at a time. `openai` reaches any OpenAI-compatible server as the teacher.
 """
 
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from teachwise.errors import StudentError, TeacherError
-from teachwise.ledger import Reply, Request
+from teachwise.request import Reply, Request
 
 
 class TeacherEngine(Protocol):
     """Something that answers requests, several at once and in any order."""
 
-    def answer(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Reply]]:
-        """Replies as they come.
+    def ask(self, request: Request) -> "Future[Reply]":
+        """Start one attempt at once.
 
-        Requests are drawn from the iterable only when there is room to send one, in the caller's thread. So the
-        caller may reserve money as it hands a request out, and stops all further spending by ending the iterable.
+        Returns:
+            A future that ends in a Reply, also where there is none (then it says why), or in a TeacherError where no
+            further request can succeed. The caller sees to it that there are not too many of them.
         """
+        ...
+
+    def close(self) -> None:
+        """Start nothing more."""
         ...
 
 
 def load_teacher(engine: str, **options: Any) -> TeacherEngine:
     """The teacher behind a recipe's `teacher` section, whose flat fields are `options`."""
     if engine == "hf":
-        from teachwise.engines.hf import HfTeacher
+        from teachwise.engines.local import LocalTeacher
 
-        return HfTeacher(**options)
+        return LocalTeacher(**options)
     from teachwise.engines.openai import OpenAiTeacher
 
     return OpenAiTeacher(**options)

@@ -2,10 +2,9 @@
 
 import inspect
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from teachwise.chat import Chat
 from teachwise.console import say
-from teachwise.engines import find_model, length_batches
+from teachwise.engines import find_model
 from teachwise.engines.chains import Drawn, TokenFacts, as_facts, token_facts
 from teachwise.engines.facts import AnswerFacts, answer_entropy, answer_facts
 from teachwise.errors import StudentError
-from teachwise.ledger import Reply, Request
 from teachwise.run_log import to_log
 
 to_log("transformers", "huggingface_hub")
@@ -223,31 +221,6 @@ class HfEngine:
             ids[row, : len(text)] = torch.tensor(text)
             mask[row, : len(text)] = 1
         return ids.to(self.device), mask.to(self.device)
-
-
-class HfTeacher:
-    """A local model as the teacher.
-
-    Args:
-        model: Hub name or folder.
-        concurrency: Requests answered in one batch.
-        options: Further fields of the recipe's `teacher` section that a server would need; not used.
-    """
-
-    def __init__(self, model: str, concurrency: int = 8, **options: Any) -> None:
-        self.engine = HfEngine(model)
-        self.concurrency = concurrency
-
-    def answer(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Reply]]:
-        """Replies, batch by batch."""
-        waiting = iter(requests)
-        while batch := list(islice(waiting, self.concurrency)):
-            prompts = self.engine.chat.prompt_ids([request.messages for request in batch])
-            for indices in length_batches([len(prompt) for prompt in prompts], 2**62):
-                written = self.engine.generate([prompts[i] for i in indices], batch[0].max_tokens, batch[0].temperature)
-                for i, one in zip(indices, written, strict=True):
-                    reason = "length" if one.is_truncated else "stop"
-                    yield batch[i], Reply(one.text, reason, len(prompts[i]), one.tokens)
 
 
 def pick_device(device: str) -> str:

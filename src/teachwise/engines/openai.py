@@ -1,35 +1,55 @@
 """The teacher behind an OpenAI-compatible server: hosted APIs, vLLM, llama.cpp, `transformers serve`.
 
 The SDK's own retries are off: it would send a request again after a time-out without anybody knowing whether the
-first one was billed. What is retried here, and how often, is written below.
+first one was billed. An engine makes one attempt and says how it ended; `buying` decides what follows.
+
+    429                                        too fast; with the wait that the server names
+    500, 503, 529 and other 5xx                the server stumbled: not billed
+    no connection to be made                   absent: never left
+    408, 502, 504, 520, 524; time-out; cut off nobody knows: a server behind may have answered, and billed
+    200 with no chat completion in it          nobody knows
+    400 or 403 for what the prompt says        refused, a result
+    any other 4xx                              rejected
+    401, 402, 403, 404, an empty account       no request can succeed: the step ends
+
+All requests run in one thread of their own, in an event loop: a thousand in flight need no thousand threads, a
+deadline ends a request wherever it stands, and closing the engine ends all of them at once.
 """
 
+import asyncio
 import json
 import os
-import random
 import threading
-import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import replace
-from itertools import islice
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
 import openai
 from openai.types.chat import ChatCompletion
-from rich.markup import escape
 
-from teachwise.console import say
 from teachwise.engines import check_key
 from teachwise.errors import TeacherError
-from teachwise.ledger import Reply, Request
+from teachwise.request import Fault, Reply, Request, no_reply, writable
 
-ATTEMPTS = 5
-TELL_SECONDS = 60.0
-"""How long the same attempt is not told again."""
-PATIENCE_SECONDS = 600.0
-"""How long a request may go on being refused for coming too fast (429); such refusals use up no attempt."""
+GATEWAY = (408, 502, 504, 520, 524)
+"""Statuses by which something in front of the model says that it did not hear the end of it."""
+MOST_TOLD = 500
+"""Characters of a failure that are passed on."""
+FILTERED = ("content_filter", "content_policy_violation", "content_policy", "invalid_prompt", "data_inspection_failed")
+"""Codes of a 400 that is about what the prompt says, not about how it is said."""
+FILTERED_WORDS = ("content exists risk", "requires moderation", "content management policy")
+"""The same, from endpoints that name no code of their own for it."""
+MOST_TOKENS = 10**7
+"""A count above this is no count: no model reads or writes so much at once."""
+CONNECT_SECONDS = 20.0
+"""How long to wait for a connection; after it the request is known not to have left."""
+CLOSE_SECONDS = 5.0
+"""How long requests that are given up may take to close their connections."""
 
 
 class OpenAiTeacher:
@@ -39,8 +59,8 @@ class OpenAiTeacher:
         model: The teacher's name at the endpoint.
         base_url: The endpoint; None is the SDK's default.
         key_env: Environment variable with the API key; None where the server wants none.
-        concurrency: Requests in flight.
-        timeout_seconds: How long to wait for one reply.
+        timeout_seconds: How long one reply may take in all, from the first byte sent to the last one read.
+        limit_field: What the endpoint calls the limit on tokens written: `max_tokens` or `max_completion_tokens`.
 
     Raises:
         TeacherError: the environment variable is not set.
@@ -51,140 +71,177 @@ class OpenAiTeacher:
         model: str,
         base_url: str | None = None,
         key_env: str | None = None,
-        concurrency: int = 8,
         timeout_seconds: float = 600.0,
+        limit_field: str = "max_tokens",
         **_: object,
     ) -> None:
         check_key(key_env)
         self.model = model
-        self.concurrency = concurrency
         self._key = os.environ[key_env] if key_env else ""
-        self._telling = threading.Lock()
-        self._told = 0, 0.0
-        self._client = openai.OpenAI(
-            base_url=base_url,
-            api_key=self._key or "none",
-            max_retries=0,
-            timeout=timeout_seconds,
-            http_client=openai.DefaultHttpxClient(trust_env=not _is_here(base_url)),
+        self.limit_field = limit_field
+        self._timeout_seconds = timeout_seconds
+        self._trusts_env = not is_here(base_url)
+        self._given: dict[str, Any] = {"base_url": base_url, "api_key": self._key or "none", "max_retries": 0}
+        # what is left over of one reply must never be read as the next one, so no connection is used twice
+        self._given["default_headers"] = {"Connection": "close"}
+        self._asker = openai.AsyncOpenAI(
+            **self._given,
+            http_client=openai.DefaultAsyncHttpxClient(trust_env=self._trusts_env),
+            timeout=openai.Timeout(None, connect=min(CONNECT_SECONDS, timeout_seconds / 2)),
         )
+        self._url = str(self._asker.base_url)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
 
-    def answer(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Reply]]:
-        """Replies as they come, at most `concurrency` requests in flight.
+    @cached_property
+    def client(self) -> openai.OpenAI:
+        """The same endpoint for calls that wait, such as those for batches."""
+        http_client = openai.DefaultHttpxClient(trust_env=self._trusts_env)
+        return openai.OpenAI(**self._given, http_client=http_client, timeout=self._timeout_seconds)
+
+    def ask(self, request: Request) -> "Future[Reply]":
+        """Send a request now; the future ends in its reply, or in a TeacherError where none can succeed."""
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self._loop.run_forever, name="teacher", daemon=True)
+            self._thread.start()
+        return asyncio.run_coroutine_threadsafe(self._ask(request), self._loop)
+
+    def close(self) -> None:
+        """Send nothing more, and give up what is under way: its connections are closed, its futures cancelled."""
+        if "client" in self.__dict__:
+            self.client.close()
+        if self._loop is None or self._thread is None or not self._thread.is_alive():
+            return
+        asyncio.run_coroutine_threadsafe(self._end(self._loop), self._loop)
+        self._thread.join(CLOSE_SECONDS)
+        if not self._thread.is_alive():
+            self._loop.close()
+
+    async def _end(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            asked = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+            await self._asker.close()
+        finally:
+            loop.stop()
+
+    def fields(self, request: Request) -> dict[str, Any]:
+        """A request as the endpoint reads it."""
+        return fields_of(request, self.limit_field)
+
+    async def _ask(self, request: Request) -> Reply:
+        try:
+            async with asyncio.timeout(self._timeout_seconds):  # `post` sends as is what `create` checks for 0.4 ms
+                found = await self._asker.post("/chat/completions", cast_to=ChatCompletion, body=self.fields(request))
+            return self._without_key(read_completion(found, request))
+        except TimeoutError:
+            return no_reply(f"no whole reply within {self._timeout_seconds:g} seconds (time-out)", "unanswered")
+        except openai.APIStatusError as error:
+            return self._turned_down(error)
+        except openai.APIConnectionError as error:
+            if _was_sent(error):
+                return self._no_reply(error, "unanswered")
+            return no_reply(f"the teacher at {self._url} does not answer ({self._hidden(_said(error))})", "absent")
+        except Exception as error:  # an answer that nobody foresaw; it may be billed, and others are under way
+            return self._no_reply(error, "unanswered")
+
+    def _turned_down(self, error: openai.APIStatusError) -> Reply:
+        """What a status other than 200 means.
 
         Raises:
-            TeacherError: the server cannot be reached, or refuses the key or the model.
-            KeyboardInterrupt: Ctrl-C. Like after a refusal, nothing more is sent, and replies that were already under
-                way are still handed over first, since they are paid for.
+            TeacherError: no other request would fare better.
         """
-        waiting = iter(requests)
-        with ThreadPoolExecutor(self.concurrency) as pool:
-            flying = {pool.submit(self._ask, request): request for request in islice(waiting, self.concurrency)}
-            failure: BaseException | None = None
-            while flying:
-                try:
-                    done, _ = wait(flying, return_when=FIRST_COMPLETED)
-                except KeyboardInterrupt as stop:
-                    if failure:
-                        raise
-                    failure = stop
-                    continue
-                for future in done:
-                    request = flying.pop(future)
-                    reply, refused = _outcome(future)
-                    failure = failure or refused
-                    yield request, reply
-                if failure is None:
-                    room = self.concurrency - len(flying)
-                    flying |= {pool.submit(self._ask, request): request for request in islice(waiting, room)}
-            if failure:
-                raise failure
+        status = error.status_code
+        if status in (400, 403) and is_filtered(error.code, error.message, error.body):
+            return Reply("", "content_filter", 0, 0)
+        if status in (401, 402, 403, 404) or error.code == "insufficient_quota":
+            raise self._refused(error) from None
+        if status == 429:
+            return self._no_reply(error, "too_fast", retry_after(error.response.headers))
+        if status in GATEWAY:
+            return self._no_reply(error, "unanswered")
+        if status >= 500:
+            why = self._hidden(f"the teacher at {self._url} answers {status}: {_said(error)}")
+            return no_reply(why, "unavailable", retry_after(error.response.headers))
+        return self._no_reply(error, "rejected")
 
-    def _ask(self, request: Request) -> Reply:
-        attempt, give_up = 0, time.monotonic() + PATIENCE_SECONDS
-        while True:
-            try:
-                return _reply(self._send(request), request)
-            except openai.RateLimitError as error:
-                if error.code == "insufficient_quota":  # no waiting fills an empty account
-                    raise self._refused(error) from error
-                pause = _retry_after(error) or random.uniform(1, 3)
-                if time.monotonic() + pause > give_up:
-                    return self._failed(error)
-                time.sleep(pause)
-            except (openai.APIConnectionError, openai.InternalServerError) as error:
-                if _was_sent(error):
-                    return replace(self._failed(error), may_be_billed=True)
-                attempt += 1
-                if attempt == ATTEMPTS:
-                    if isinstance(error, openai.APIConnectionError):
-                        raise self._unreachable(error) from error
-                    return self._failed(error)
-                self._tell_retry(error, attempt + 1)
-                time.sleep(min(2.0**attempt, 30) * random.uniform(0.2, 0.5))
-            except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
-                raise self._refused(error) from error
-            except openai.APIStatusError as error:
-                return self._failed(error)
-            except (openai.APIResponseValidationError, ValueError) as error:  # an answer, but none that can be read
-                return replace(self._failed(error), may_be_billed=True)
+    def _no_reply(self, error: Exception, fault: Fault, wait_seconds: float | None = None) -> Reply:
+        """Why there is no reply, in words."""
+        if isinstance(error, json.JSONDecodeError | NoCompletion):
+            sent = self._hidden(error.doc)[:60]
+            return no_reply(
+                f"the reply is no chat completion, but {sent!r}; does teacher.base_url lead to the API?", fault
+            )
+        return no_reply(self._hidden(f"{type(error).__name__}: {_said(error)}"), fault, wait_seconds)
 
-    def _tell_retry(self, error: openai.APIError, attempt: int) -> None:
-        """Say that it is tried again; requests in flight fail together, so each attempt is told once a minute."""
-        with self._telling:
-            if attempt <= self._told[0] and time.monotonic() < self._told[1] + TELL_SECONDS:
-                return
-            self._told = attempt, time.monotonic()
-        what = f"answers {error.status_code}" if isinstance(error, openai.APIStatusError) else "does not answer"
-        say(escape(f"teacher {what} at {self._client.base_url}, trying again ({attempt} of {ATTEMPTS})"))
-
-    def _send(self, request: Request) -> ChatCompletion:
-        return self._client.chat.completions.create(
-            model=request.model,
-            messages=list(request.messages),  # type: ignore[arg-type]
-            max_tokens=request.max_tokens,
-            temperature=request.temperature,
+    def _without_key(self, reply: Reply) -> Reply:
+        """A server may repeat the key in anything it sends, and the ledger must not hold it."""
+        if not self._key:
+            return reply
+        return replace(
+            reply,
+            text=self._hidden(reply.text),
+            reasoning=self._hidden(reply.reasoning),
+            logprobs=self._hidden(reply.logprobs),
+            finish_reason=self._hidden(reply.finish_reason),
         )
 
-    def _failed(self, error: Exception) -> Reply:
-        """A failed reply; some servers repeat the key in their refusal, and the ledger must not hold it."""
-        if isinstance(error, json.JSONDecodeError | _NoCompletion):
-            sent = self._hidden(error.doc)[:60]
-            return _no_reply(f"the reply is no chat completion, but {sent!r}; does teacher.base_url lead to the API?")
-        return _no_reply(self._hidden(f"{type(error).__name__}: {_said(error)}"))
+    def told(self, error: Exception) -> str:
+        """What a failed call says, without the key."""
+        return self._hidden(f"{type(error).__name__}: {_said(error)}")[:MOST_TOLD]
+
+    def hidden(self, content: bytes) -> bytes:
+        """A file of the provider's, without the key."""
+        return content.replace(self._key.encode(), b"[key]") if self._key else content
 
     def _hidden(self, text: str) -> str:
         return text.replace(self._key, "[key]") if self._key else text
 
-    def _unreachable(self, error: Exception) -> TeacherError:
-        return TeacherError(
-            f"teach: the teacher at {self._client.base_url} does not answer ({_said(error)})",
-            "start the server, or correct teacher.base_url; what was paid for is kept",
-        )
-
     def _refused(self, error: openai.APIStatusError) -> TeacherError:
-        why = ", ".join(str(part) for part in (error.status_code, error.code) if part)
+        why = self._hidden(", ".join(str(part) for part in (error.status_code, error.code) if part))[:200]
         hint = "check the key that teacher.key_env names, and whether it may use teacher.model at teacher.base_url"
-        if isinstance(error, openai.NotFoundError):
+        if error.status_code == 404:
             hint = f"check teacher.model, {self.model!r}, and teacher.base_url, which mostly ends in /v1"
-        if isinstance(error, openai.RateLimitError):
+        if error.status_code == 402 or error.code == "insufficient_quota":
             hint = "the account has nothing left: fill it up and run again; what was paid for is kept"
-        return TeacherError(f"teach: the teacher at {self._client.base_url} refuses ({why})", hint)
+        return TeacherError(f"teach: the teacher at {self._url} refuses ({why})", hint)
 
 
-def _is_here(base_url: str | None) -> bool:
-    """Whether the server is on this machine; then a proxy from the environment would only be in the way."""
+def is_here(base_url: str | None) -> bool:
+    """Whether the server is on this machine: then it costs no money, and a proxy would only be in the way."""
     return urlsplit(base_url or "").hostname in ("127.0.0.1", "localhost", "::1")
 
 
-def _outcome(future: "Future[Reply]") -> tuple[Reply, TeacherError | None]:
-    try:
-        return future.result(), None
-    except TeacherError as error:
-        return _no_reply(f"TeacherError: {error.found}"), error
+def fields_of(request: Request, limit_field: str) -> dict[str, Any]:
+    """A request as the endpoint reads it, on the wire or as a line of a batch.
+
+    Args:
+        request: The request.
+        limit_field: What the endpoint calls the limit on tokens written.
+    """
+    known: dict[str, Any] = {"model": request.model, "messages": list(request.messages)}
+    known[limit_field] = request.max_tokens
+    if request.temperature is not None:
+        known["temperature"] = request.temperature
+    return known | dict(request.options)
 
 
-class _NoCompletion(ValueError):
+def is_filtered(code: object, message: str, body: object = None) -> bool:
+    """Whether a request was turned down for what its prompt says, which is a result, and no fault of the key.
+
+    Example:
+        >>> is_filtered("content_filter", ""), is_filtered(None, "Content Exists Risk"), is_filtered(None, "too long")
+        (True, True, False)
+    """
+    details = body.get("metadata") if isinstance(body, Mapping) else None
+    is_flagged = isinstance(details, Mapping) and "flagged_input" in details
+    return code in FILTERED or is_flagged or any(words in message.lower() for words in FILTERED_WORDS)
+
+
+class NoCompletion(ValueError):
     """A reply that can be read, but is something else, such as the page of a web site."""
 
     def __init__(self, sent: object) -> None:
@@ -192,46 +249,96 @@ class _NoCompletion(ValueError):
         self.doc = sent if isinstance(sent, str) else "no choices"
 
 
+def read_completion(completion: Any, request: Request) -> Reply:
+    """The reply in a completion, whose fields the SDK does not check; a server may send anything.
+
+    Where the server says nothing of usage, or what cannot be, the cost is taken to be all that was reserved.
+
+    Raises:
+        ValueError: it is no completion, or holds no text.
+    """
+    choices = getattr(completion, "choices", None)
+    if not isinstance(completion, ChatCompletion) or not isinstance(choices, list) or not choices:
+        raise NoCompletion(completion)
+    choice, usage = choices[0], completion.usage
+    message = getattr(choice, "message", None)
+    text = getattr(message, "content", choice)
+    if message is None or not isinstance(text, str | None):
+        raise ValueError("the reply has no text")
+    text, reasoning = writable(text or ""), writable(_reasoning(message))
+    read, written = (_tokens(usage, name) for name in ("prompt_tokens", "completion_tokens"))
+    if not read or written is None or (not written and (text or reasoning)):
+        read, written = request.prompt_bound_tokens, request.max_tokens
+    is_refusal = not text and bool(getattr(message, "refusal", None))
+    return Reply(
+        text,
+        "content_filter" if is_refusal else writable(str(getattr(choice, "finish_reason", None) or "unknown")),
+        read,
+        written,
+        cached_tokens=_tokens(getattr(usage, "prompt_tokens_details", None), "cached_tokens") or 0,
+        reasoning=reasoning,
+        logprobs=_as_json(getattr(choice, "logprobs", None)),
+    )
+
+
+def _tokens(usage: Any, name: str) -> int | None:
+    """A count that a server reports; None where it is no count of tokens."""
+    value = usage.get(name) if isinstance(usage, Mapping) else getattr(usage, name, None)
+    return value if type(value) is int and 0 <= value <= MOST_TOKENS else None
+
+
+def _reasoning(message: Any) -> str:
+    """What a reasoning model thought, which servers hand over under either of two names."""
+    for name in ("reasoning_content", "reasoning"):
+        if isinstance(text := getattr(message, name, None), str):
+            return text
+    return ""
+
+
+def _as_json(logprobs: Any) -> str:
+    """Log-probabilities as JSON, whatever form they came in; "" where there are none."""
+    if not logprobs:
+        return ""
+    if hasattr(logprobs, "model_dump"):
+        logprobs = logprobs.model_dump(mode="json", exclude_none=True, warnings=False)
+    return writable(json.dumps(logprobs, ensure_ascii=False, default=str))
+
+
 def _said(error: Exception) -> str:
     """What a user can read out of a failure; of a broken connection the reason that lies deepest."""
-    cause: BaseException = error
-    while isinstance(error, openai.APIConnectionError) and cause.__cause__:
-        cause = cause.__cause__
-    return str(cause) or type(cause).__name__
+    said, cause = str(error), error.__cause__
+    while isinstance(error, openai.APIConnectionError) and cause is not None:
+        number = (cause.errno or 0) if isinstance(cause, OSError) else 0
+        said = os.strerror(number) if number > 0 else str(cause) or said
+        group = cause.__cause__ or cause.__context__
+        cause = group.exceptions[0] if isinstance(group, BaseExceptionGroup) else group
+    return said or type(error).__name__
+
+
+_NEVER_LEFT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol")
 
 
 def _was_sent(error: Exception) -> bool:
     """Whether the request may have reached the server: all failures of a connection but that to make one."""
-    if not isinstance(error, openai.APIConnectionError):
-        return False
-    return type(error.__cause__).__name__ not in ("ConnectError", "ConnectTimeout", "PoolTimeout")
+    return type(error.__cause__).__name__ not in _NEVER_LEFT
 
 
-def _reply(completion: Any, request: Request) -> Reply:
-    """The reply in a completion, whose fields the SDK does not check; a server may send anything.
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """The wait that the server asks for, in seconds; None where it names none.
 
-    Where the server says nothing of usage, the cost is taken to be all that was reserved.
+    Args:
+        headers: Of the refusal. `retry-after-ms` counts milliseconds; `retry-after` counts seconds or is a date.
+
+    Example:
+        >>> retry_after({"retry-after": "2.5"}), retry_after({"retry-after-ms": "250"}), retry_after({})
+        (2.5, 0.25, None)
     """
-    if not isinstance(completion, ChatCompletion) or not completion.choices:
-        raise _NoCompletion(completion)
-    choice, usage = completion.choices[0], completion.usage
-    text = getattr(choice.message, "content", choice)
-    if not isinstance(text, str | None):
-        raise ValueError("the reply has no text")
-    read, written = (getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens"))
-    if not isinstance(read, int) or not isinstance(written, int):
-        read, written = request.upper_bound_tokens - request.max_tokens, request.max_tokens
-    return Reply(text or "", choice.finish_reason or "unknown", read, written)
-
-
-def _no_reply(why: str) -> Reply:
-    return Reply("", "error", 0, 0, error=why[:500])
-
-
-def _retry_after(error: openai.APIStatusError) -> float | None:
-    """The wait that the server asks for in seconds; None where it names no such number (or a date)."""
+    said, said_ms = headers.get("retry-after", ""), headers.get("retry-after-ms", "")
     try:
-        seconds = float(error.response.headers.get("retry-after", ""))
+        seconds = float(said_ms) / 1000 if said_ms else float(said)
     except ValueError:
-        return None
+        try:
+            seconds = (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError):
+            return None
     return seconds if 0 < seconds < float("inf") else None

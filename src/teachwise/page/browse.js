@@ -44,7 +44,7 @@ function words(question) {
 
 function bought(question) {
   if (!question.rationale) return "none";
-  return question.rationale[0] === "kept" ? "kept" : "rejected";
+  return question.rationale[3] ? "kept" : "rejected";
 }
 
 function fits(question, asked) {
@@ -138,8 +138,8 @@ function card(question) {
     : question.gave.map(gave);
   made.append(element("ul", question.answers ? "answers" : "answers gave", ...rows));
   if (question.rationale) {
-    const [verdict, states, text] = question.rationale;
-    const said = states ? `, says ${states}` : "";
+    const [verdict, states, text, kept] = question.rationale;
+    const said = `${states ? `, says ${states}` : ""}${kept ? "" : ", not kept"}`;
     made.append(folded(`The teacher’s rationale: ${verdict}${said}`, text || "(no reply came)"));
   }
   return made;

@@ -63,8 +63,8 @@ class Task(Protocol):
         """What the student is asked: for one letter at once, or to think first."""
         ...
 
-    def teacher_messages(self, example: Example) -> tuple[Message, ...]:
-        """What the teacher is asked; the gold answer is not in it."""
+    def teacher_messages(self, example: Example, show_answer: bool = False) -> tuple[Message, ...]:
+        """What the teacher is asked; the gold answer is in it only where `show_answer` says so."""
         ...
 
     def read_answer(self, example: Example, text: str) -> str | None:

@@ -353,9 +353,12 @@ class MultipleChoice:
             {"role": "user", "content": "\n".join([example.question, "", *options, "", closing])},
         )
 
-    def teacher_messages(self, example: Example) -> tuple[Message, ...]:
-        """The same request to think step by step that the student gets; the gold answer is not in it."""
-        return self.messages(example, "cot")
+    def teacher_messages(self, example: Example, show_answer: bool = False) -> tuple[Message, ...]:
+        """The same request to think step by step that the student gets, with the gold answer where it is shown."""
+        system, user = self.messages(example, "cot")
+        if show_answer:
+            user = {**user, "content": f"{user['content']}\n\n{_SHOWN.format(example.answer)}"}
+        return system, user
 
     def read_answer(self, example: Example, text: str) -> str | None:
         """The letter that a text states, or None; see `read_letter`."""
@@ -373,3 +376,4 @@ _ASK = {
     ),
 }
 """Mode: the end of the system message, the end of the user's message."""
+_SHOWN = "The correct option is {0}. Reason towards it from the question alone, as if it had not been told."

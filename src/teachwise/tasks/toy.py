@@ -48,9 +48,10 @@ class Toy:
         """One user message; the student knows no system message."""
         return ({"role": "user", "content": user_message(example.question, example.options, mode)},)
 
-    def teacher_messages(self, example: Example) -> tuple[Message, ...]:
-        """The request to work it out."""
-        return self.messages(example, "cot")
+    def teacher_messages(self, example: Example, show_answer: bool = False) -> tuple[Message, ...]:
+        """The request to work it out; a shown answer stands before it."""
+        told = {"role": "system", "content": f"the answer is {example.answer}"}
+        return (*([told] if show_answer else []), *self.messages(example, "cot"))
 
     def read_answer(self, example: Example, text: str) -> str | None:
         """The answer that a text states: a letter, as for any multiple choice, or the last number in brackets."""

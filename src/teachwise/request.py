@@ -1,0 +1,166 @@
+"""A request to the teacher, and what came back for it: plain values that the ledger keeps and engines exchange."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from typing import Any, Literal
+
+from teachwise.records import Message
+from teachwise.run_folder import content_hash
+
+State = Literal["planned", "reserved", "sent", "ok", "truncated", "refused", "failed", "unknown"]
+"""Where a request stands: wanted, money set aside, on its way; a result of three kinds; no result of two kinds."""
+RESULTS: tuple[State, ...] = ("ok", "truncated", "refused")
+"""States of a request that was answered and is never sent again."""
+Fault = Literal["too_fast", "unavailable", "absent", "unanswered", "rejected"]
+"""Why there is no reply: turned away for coming too fast (429); the server stumbled (5xx); there was no server; nobody
+knows (it may have been answered and billed); or the request itself was rejected."""
+NOT_TAKEN: tuple[Fault, ...] = ("too_fast", "absent")
+"""Faults after which a request does not even count as sent."""
+MARKUP_TOKENS = 16
+"""More tokens than a chat template puts around a message."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question to the teacher.
+
+    Attributes:
+        model: The teacher's name at its endpoint.
+        messages: The chat so far.
+        max_tokens: Most tokens it may write.
+        temperature: 0 is greedy; None leaves it to the endpoint.
+        prompt_version: Raised when the words of the prompt change.
+        sample: Index among several samples of the same prompt.
+        options: Further fields of the request, such as `top_p` or `reasoning_effort`, as plain JSON values.
+    """
+
+    model: str
+    messages: tuple[Message, ...]
+    max_tokens: int
+    temperature: float | None
+    prompt_version: str
+    sample: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @cached_property
+    def body(self) -> str:
+        """The request as canonical JSON."""
+        content = {one.name: getattr(self, one.name) for one in fields(self)}
+        content["messages"] = list(self.messages)
+        if not self.options:
+            del content["options"]
+        else:
+            content["options"] = dict(self.options)
+        return json.dumps(content, sort_keys=True, ensure_ascii=False)
+
+    @classmethod
+    def from_body(cls, body: str) -> "Request":
+        """The request of which that is the body."""
+        content = json.loads(body)
+        return cls(**{**content, "messages": tuple(content["messages"])})
+
+    @cached_property
+    def key(self) -> str:
+        """What makes two requests the same: everything that can change the reply, and nothing else."""
+        return content_hash(self.body)
+
+    @property
+    def prompt_bound_tokens(self) -> int:
+        """More tokens than the prompt can be: a token is at least one byte of it, plus chat markup.
+
+        Options count too, since some of them, such as a schema or tools, are read as a part of the prompt.
+        """
+        options = len(json.dumps(dict(self.options), ensure_ascii=False).encode()) if self.options else 0
+        return sum(len(m["content"].encode()) + MARKUP_TOKENS for m in self.messages) + options
+
+    @property
+    def upper_bound_tokens(self) -> int:
+        """More tokens than this request can cost, prompt and reply together."""
+        return self.prompt_bound_tokens + self.max_tokens
+
+    @property
+    def prompt_words(self) -> int:
+        """Fewer tokens than the prompt can be: no common tokenizer joins two words into one token."""
+        return sum(len(m["content"].split()) for m in self.messages)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back for a request.
+
+    Attributes:
+        text: The reply; "" when there is none.
+        finish_reason: `stop`, `length`, `content_filter`, or what the endpoint said.
+        prompt_tokens: Tokens read, as counted against the budget.
+        completion_tokens: Tokens written, reasoning included, as counted against the budget.
+        error: Why there is no reply, or None.
+        fault: The kind of that error.
+        wait_seconds: How long the server asks to wait before the next request; None where it says nothing.
+        cached_tokens: Of the tokens read, those that the endpoint had in a cache and bills for less.
+        reasoning: What a reasoning model wrote in a field of its own, before the reply.
+        logprobs: Log-probabilities as the endpoint gave them, in JSON; "" where it gave none.
+    """
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    error: str | None = None
+    fault: Fault = "rejected"
+    wait_seconds: float | None = None
+    cached_tokens: int = 0
+    reasoning: str = ""
+    logprobs: str = ""
+
+    @property
+    def state(self) -> State:
+        """The state of the request that this is the reply to.
+
+        Example:
+            >>> Reply("so [[B]]", "stop", 12, 30).state
+            'ok'
+            >>> Reply("", "error", 0, 0, error="429", fault="too_fast").state
+            'planned'
+        """
+        if self.error is not None:
+            states: dict[Fault, State] = {"unanswered": "unknown", "rejected": "failed"}
+            return states.get(self.fault, "planned")
+        endings: dict[str, State] = {"length": "truncated", "content_filter": "refused"}
+        return endings.get(self.finish_reason, "ok")
+
+
+def no_reply(why: str, fault: Fault = "rejected", wait_seconds: float | None = None) -> Reply:
+    """A reply that is none, with the reason."""
+    return Reply("", "error", 0, 0, error=writable(why[:500]), fault=fault, wait_seconds=wait_seconds)
+
+
+def writable(text: str) -> str:
+    r"""Text without halves of characters, which JSON can carry and no file can hold.
+
+    Example:
+        >>> writable("so \ud83d [[B]]")
+        'so ? [[B]]'
+    """
+    return text.encode(errors="replace").decode()
+
+
+def counted(reply: Reply, request: Request) -> tuple[int, int]:
+    """Tokens read and written: the larger of what the endpoint reports and what can be counted here, word by word.
+
+    Example:
+        >>> request = Request("big", ({"role": "user", "content": "what is one and one ?"},), 100, 0.0, "1")
+        >>> counted(Reply("two of course", "stop", 0, 1), request)
+        (6, 3)
+    """
+    words = len(reply.text.split()) + len(reply.reasoning.split())
+    return max(reply.prompt_tokens, request.prompt_words), max(reply.completion_tokens, words)
+
+
+def as_counted(reply: Reply, request: Request) -> Reply:
+    """A reply with the tokens that the ledger counts for it."""
+    if reply.error is not None:
+        return reply
+    read, written = counted(reply, request)
+    return replace(reply, prompt_tokens=read, completion_tokens=written, cached_tokens=min(reply.cached_tokens, read))
