@@ -14,14 +14,15 @@ from teachwise.chat import Chat
 from teachwise.engines.chains import token_facts
 from teachwise.engines.hf import HfEngine
 from teachwise.errors import DataError
-from teachwise.evidence import ChainEvidence
+from teachwise.evidence import ChainEvidence, OwnAnswer
 from teachwise.measures import SOURCES, Asking, Known, find_measure
 from teachwise.measures.chain import chain_correct
 from teachwise.measures.writing import answer_token, sentence_starts, thinking_tokens
 from teachwise.pipeline import key_of, run_recipe, step_named
 from teachwise.recipe import load_recipe
-from teachwise.records import to_table
+from teachwise.records import read_records, to_table
 from teachwise.run_folder import Unit
+from teachwise.stats import roc_auc
 from teachwise.tasks import load_task
 from teachwise.tasks.letters import read_letter
 from test_chat import byte_tokenizer
@@ -333,6 +334,27 @@ def test_written_evidence_goes_from_the_recipe_to_the_verdict(tmp_path):
     values = run.measures.set_index(["measure", "id"])["value"].unstack(0)
     assert values["thinking_cut"].sum() == counts["truncated_chain"]
     assert values.notna().all().all()
+    assert own_figures(run) == {
+        "chain_mean": "chain",
+        "thinking_cut": "chain",
+        "sequence_entropy": "reply",
+        "vote_hybrid": None,
+        "answer_entropy": None,
+    }
+    chain = run.validation["measures"]["chain_mean"]["own"]
+    own = read_records(tmp_path / "score" / "own_answers.parquet", OwnAnswer)
+    train = set(run.examples.query("split == 'train'")["id"])
+    right = {row.id: row.correct for row in own if row.source == "chain" and row.id in train}
+    assert len(right) == chain["n"] == 30
+    assert chain["accuracy"] == pytest.approx(sum(right.values()) / 30)
+    assert chain["accuracy"] != run.validation["accuracy"]
+    wrong = np.array([not one for one in right.values()])
+    assert chain["auc"] == roc_auc(values["chain_mean"][list(right)].to_numpy(), wrong).value
+
+
+def own_figures(run):
+    """By measure, whose answers it was judged by beside the answer at once."""
+    return {name: one["own"] and one["own"]["source"] for name, one in run.validation["measures"].items()}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from teachwise.engines.chains import Drawn
 from teachwise.engines.hf import HfEngine
 from teachwise.evidence import VoteEvidence
 from teachwise.measures import SAMPLES, SOURCES, Asking, Known, find_measure
-from teachwise.measures.votes import numbers, shares
+from teachwise.measures.votes import numbers, shares, vote_correct
 from teachwise.recipe import load_recipe
 from teachwise.tasks import load_task
 from test_measures import answer
@@ -36,6 +36,14 @@ def test_a_token_that_cannot_come_is_never_drawn(uniform):
     logits = torch.tensor([[-math.inf, 0.0, -math.inf, 1.0, -math.inf]])
     found = Drawn(np.array([[uniform]]), 1.0)(None, logits)
     assert found.argmax().item() == (1 if uniform == 0 else 3)
+
+
+def test_rounding_of_the_sum_does_not_draw_a_token_that_cannot_come():
+    lot = torch.Generator().manual_seed(0)
+    logits = torch.cat([3 * torch.randn(200, 500, generator=lot), torch.full((200, 1), -math.inf)], dim=1)
+    assert (torch.softmax(logits.double(), -1).cumsum(-1)[:, -1] < 1 - 2**-53).any()
+    drawn = Drawn(np.full((200, 1), 1 - 2**-53), 1.0)(None, logits).argmax(-1)
+    assert (drawn < 500).all()
 
 
 def test_each_token_takes_the_next_number_of_its_row():
@@ -173,6 +181,12 @@ def test_the_more_texts_are_unreadable_the_less_sure_is_the_student():
     values = [spread(*shares(["A"] * (5 - n) + [""] * n).values()) for n in range(6)]
     assert values == sorted(values)
     assert values[-1] == pytest.approx(LOG(5))
+
+
+def test_the_commonest_readable_vote_is_right_or_wrong(known):
+    assert vote_correct(known).tolist() == [True, False, True, False, True]
+    late = [replace(one, votes=("B", "A", "A", "B")) for one in known.evidence["votes"]]
+    assert not vote_correct(replace(known, evidence={"votes": late})).any()
 
 
 def test_the_registry_says_what_the_recipes_default_costs():

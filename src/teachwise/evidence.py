@@ -1,4 +1,4 @@
-"""Evidence of what a model writes: of each text a few numbers for every token, never whole logits."""
+"""Evidence of what a student writes: of each text a few numbers for every token, never whole logits."""
 
 from dataclasses import dataclass
 
@@ -58,3 +58,18 @@ class VoteEvidence:
     texts: tuple[str, ...]
     generated_tokens: tuple[int, ...]
     n_truncated: int
+
+
+@dataclass(frozen=True, slots=True)
+class OwnAnswer:
+    """Whether the answer that a student wrote is right, where it was not its answer at once.
+
+    Attributes:
+        id: The example.
+        source: Where the answer stands: `chain`, `reply` or `votes`.
+        correct: It is the gold answer; one that cannot be read is not.
+    """
+
+    id: str
+    source: str
+    correct: bool

@@ -3,6 +3,7 @@
 in   prepare/examples.parquet          Example
 out  evidence/SOURCE-KEY.parquet       what a model or a teacher said, one record per example; kept when measures change
 out  score/scores.parquet              Score: one row per example and measure, those of the driving measure first
+out  score/own_answers.parquet         OwnAnswer: where the student wrote a text, whether the answer in it is right
 """
 
 import json
@@ -19,7 +20,7 @@ import numpy as np
 from teachwise.console import say
 from teachwise.engines import weights_digest
 from teachwise.errors import DataError
-from teachwise.evidence import ChainEvidence, VoteEvidence
+from teachwise.evidence import ChainEvidence, OwnAnswer, VoteEvidence
 from teachwise.measures import SOURCES, Asking, Known, Source, find_measure
 from teachwise.recipe import Recipe
 from teachwise.records import AnswerEvidence, Example, Score, Unusable, by_id, driving, read_records
@@ -131,7 +132,19 @@ def score_examples(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
         rows += score_rows(one.name, one(known), known)
     driving(rows)  # refuses a measure that has no value for any example
     write_records(folder / "scores.parquet", Score, rows)
+    write_records(folder / "own_answers.parquet", OwnAnswer, own_answers(known))
     return _counts(known, rows)
+
+
+def own_answers(known: Known) -> list[OwnAnswer]:
+    """Of every source that has answers of its own, whether they are right."""
+    found = {name: SOURCES[name].correct(known) for name in known.evidence}
+    return [
+        OwnAnswer(example.id, name, bool(is_right))
+        for name, right in found.items()
+        if right is not None
+        for example, is_right in zip(known.examples, right, strict=True)
+    ]
 
 
 def _counts(known: Known, rows: Sequence[Score]) -> dict[str, Any]:

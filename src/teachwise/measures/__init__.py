@@ -94,6 +94,8 @@ class Source:
         passes: Forward passes of a model over a prompt.
         texts: Texts that a model writes.
         calls: Requests to the teacher.
+        right: `file:function` of what is known: whether the answer in each of its texts is right; "" where the answer
+            is that at once.
     """
 
     name: str
@@ -103,6 +105,14 @@ class Source:
     passes: float = 0
     texts: int = 0
     calls: int = 0
+    right: str = ""
+
+    def correct(self, known: Known) -> np.ndarray | None:
+        """(N,) bool: its own answers are right; None where it has none but those at once."""
+        if not self.right:
+            return None
+        found: np.ndarray = _function(self.right)(known)
+        return found
 
     def gather(self, asking: Asking) -> list[Any]:
         """The evidence, one record per example, in order."""
@@ -112,7 +122,8 @@ class Source:
 
 SAMPLES = 5
 """Texts per question that vote, where a recipe does not say."""
-_SAMPLING = ("student", "samples", "temperature", "max_new_tokens")
+_CHAIN = ("student", "max_new_tokens")
+_VOTES = (*_CHAIN, "samples", "temperature")
 
 SOURCES = {
     one.name: one
@@ -123,9 +134,9 @@ SOURCES = {
         Source("bare", AnswerEvidence, "gold:bare"),
         Source("embedding", EmbeddingEvidence, "embedding:states", passes=1),
         Source("proxy", AnswerEvidence, "answer:proxy", ("proxy",), passes=1),
-        Source("chain", ChainEvidence, "chain:chains", ("student", "max_new_tokens"), passes=1, texts=1),
-        Source("reply", ChainEvidence, "sequence:replies", passes=1, texts=1),
-        Source("votes", VoteEvidence, "votes:votes", _SAMPLING, texts=SAMPLES),
+        Source("chain", ChainEvidence, "chain:chains", _CHAIN, passes=1, texts=1, right="chain:chain_correct"),
+        Source("reply", ChainEvidence, "sequence:replies", passes=1, texts=1, right="sequence:reply_correct"),
+        Source("votes", VoteEvidence, "votes:votes", _VOTES, texts=SAMPLES, right="votes:vote_correct"),
     )
 }
 """Where evidence comes from. One whose record is `AnswerEvidence` may stand after `@`: `answer_entropy@fallback`."""
@@ -164,6 +175,11 @@ class Measure:
         if np.isinf(values).any():
             raise RecipeError(f"score: measure {self.name} gave an infinite value", "NaN says: no value")
         return values
+
+    @property
+    def answers_in(self) -> str | None:
+        """The source whose own answers it is about; None where these are the answers at once, or it has several."""
+        return self.needs[0] if len(self.needs) == 1 and SOURCES[self.needs[0]].right else None
 
     @property
     def about(self) -> str:

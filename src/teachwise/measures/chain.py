@@ -240,9 +240,9 @@ def chain_high_share(known: Known) -> list[float]:
 
 
 def chain_correct(known: Known) -> np.ndarray:
-    """(N,) bool: the answer that a chain states is right. `known.correct` is of the answer at once.
+    """(N,) bool: the answer that a chain states is right; `known.correct` is of the answer at once.
 
-    Against this, and not the answer at once, were the chain measures judged that were published.
+    It is the answer at the end of their chains against which the published measures of chains were judged.
 
     Example:
         >>> chain_correct(chain_example()).tolist()

@@ -4,6 +4,8 @@ The student answers without thinking, greedily, and reads its answer again in on
 answer and the one that ends the turn, since where a number ends is part of it.
 """
 
+import numpy as np
+
 from teachwise.evidence import ChainEvidence
 from teachwise.measures import Asking, Known
 from teachwise.measures.chain import chain_example
@@ -40,6 +42,17 @@ def sequence_surprise(known: Known) -> list[float]:
         [1.5]
     """
     return [-sum(one.logprobs) for one in known.evidence["reply"]]
+
+
+def reply_correct(known: Known) -> np.ndarray:
+    """(N,) bool: the whole answer at once is right; `known.correct` looks at its first token alone.
+
+    Example:
+        >>> reply_correct(reply_example()).tolist()
+        [True]
+    """
+    pairs = zip(known.examples, known.evidence["reply"], strict=True)
+    return np.array([one.stated == example.answer for example, one in pairs], dtype=bool)
 
 
 def reply_example() -> Known:

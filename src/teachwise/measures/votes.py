@@ -71,6 +71,20 @@ def vote_hybrid(known: Known) -> list[float]:
     return [_entropy(_half_half(_at_once(e, at_once), shares(one.votes))) for e, at_once, one in pairs]
 
 
+def vote_correct(known: Known) -> np.ndarray:
+    """(N,) bool: the commonest answer among the votes is right; of equally common ones, the one that was first.
+
+    Source:
+        Self-consistency: Wang et al., arXiv 2203.11171.
+
+    Example:
+        >>> vote_correct(votes_example()).tolist()
+        [True]
+    """
+    found = [max(readable, key=readable.__getitem__, default=None) for readable in _all_readable(known)]
+    return np.array([one == example.answer for one, example in zip(found, known.examples, strict=True)], dtype=bool)
+
+
 def shares(votes: Sequence[str]) -> dict[str, float]:
     """Share of each answer among the votes; each unreadable one is an answer of its own.
 
@@ -88,6 +102,10 @@ def votes_example() -> Known:
     one = known_example()
     votes = VoteEvidence("e", ("B", "B", "", "A"), ("[[B]]", "[[B]]", "hm", "[[A]]"), (4, 4, 2, 4), 0)
     return Known(one.examples, one.correct, {**one.evidence, "votes": [votes]})
+
+
+def _all_readable(known: Known) -> list[dict[str, int]]:
+    return [_readable(one.votes) for one in known.evidence["votes"]]
 
 
 def _readable(votes: Sequence[str]) -> dict[str, int]:
