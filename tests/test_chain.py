@@ -12,7 +12,7 @@ from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 from teachwise import entropy
 from teachwise.chat import Chat
 from teachwise.engines.chains import token_facts
-from teachwise.engines.hf import HfEngine
+from teachwise.engines.hf import Generation, HfEngine
 from teachwise.errors import DataError
 from teachwise.evidence import ChainEvidence, OwnAnswer
 from teachwise.measures import SOURCES, Asking, Known, find_measure
@@ -136,6 +136,22 @@ def test_the_answers_token_and_the_sentences_are_found_in_the_toys_chains(toy, t
             assert one.sentences == (0, *(place + 1 for place, word in enumerate(words) if word == "."))
 
 
+def test_the_end_of_the_turn_is_no_part_of_the_text(toy, tmp_path):
+    ids = [*toy.chat.tokenizer.encode("so 7 is 7 .", add_special_tokens=False), toy.chat.end_id]
+
+    class Vague:
+        chat = toy.chat
+        token_facts = staticmethod(toy.token_facts)
+
+        def generate(self, prompts, most):
+            return [Generation(toy.chat.decode(ids), len(ids), False, tuple(ids)) for _ in prompts]
+
+    asking = replace(toy_asking(toy, tmp_path, n=2), student=Vague)
+    (one, _) = SOURCES["chain"].gather(asking)
+    assert (one.stated, one.answer_at, one.thinking_tokens, one.sentences) == (None, None, 5, (0,))
+    assert len(one.entropies) == len(one.leads) == len(one.logprobs) == 6
+
+
 def test_a_killed_job_writes_no_chain_twice(toy, tmp_path):
     class Dying:
         chat, token_facts, left = toy.chat, staticmethod(toy.token_facts), 2
@@ -181,6 +197,8 @@ def test_the_answer_at_once_is_read_again_with_its_end(toy, tmp_path):
         ("[[ A ]] no [[ B ]] no [[ A ]]", "A", 9),
         ("the answer is (b) indeed", "B", 3),
         ("the answer is B. Because C", "B", 3),
+        ("so **B. Because of it**", "B", 1),
+        ("so **B. a tab**", "B", 1),
         ("Best of all : nothing", None, None),
     ],
 )
@@ -205,6 +223,7 @@ def test_an_answer_of_several_tokens_begins_at_its_first():
         (["Is", ' it?"', " Yes", "…", " No", "; ", "so", " be", " it."], (0, 2, 4, 6)),
         (["end.", " "], (0, 1)),
         (["end."], (0,)),
+        (["end", ".\n"], (0,)),
         ([], ()),
     ],
 )
@@ -213,7 +232,7 @@ def test_sentences_begin_after_an_end_and_a_blank_or_a_line_break(pieces, starts
 
 
 def test_thinking_ends_with_its_tag_else_before_the_answer_else_never():
-    assert thinking_tokens(["<think>", "B", "</", "think", ">\n", "B"], 5) == 5
+    assert thinking_tokens(["<think>", "B", "</", "think", ">\n", " So", " B"], 6) == 5
     assert thinking_tokens(["So", " B"], 1) == 1
     assert thinking_tokens(["So", " what"], None) == 2
     assert thinking_tokens([], None) == 0
@@ -304,6 +323,11 @@ def test_a_test_question_has_no_say_in_what_is_high(known):
     values = [found(replace(known, examples=examples, evidence={"chain": one})) for one in (loud, quiet)]
     np.testing.assert_array_equal(values[0][[0, 2, 3]], values[1][[0, 2, 3]])
     assert values[0][1] > values[1][1]
+
+
+def test_where_all_tokens_are_as_unsure_as_one_another_none_is_high(known):
+    alike = replace(known, examples=known.examples[:1], evidence={"chain": [chain([1.0, 1.0, 1.0, 9.0])]})
+    assert find_measure("chain_high_share")(alike).tolist() == [0.0]
 
 
 def test_a_chain_is_right_where_it_states_the_gold_answer(known):

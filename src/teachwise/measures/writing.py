@@ -100,7 +100,7 @@ def sentence_starts(pieces: Sequence[str]) -> tuple[int, ...]:
     """
     text, places = "".join(pieces), _places(pieces)
     after = {places(match.end() - 1) + 1 for match in _SENTENCE_END.finditer(text)}
-    return (0, *sorted(after - {0, len(pieces)})) if pieces else ()
+    return (0, *sorted(after - {len(pieces)})) if pieces else ()
 
 
 def thinking_tokens(pieces: Sequence[str], answer_at: int | None) -> int:
