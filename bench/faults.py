@@ -282,21 +282,29 @@ def measure(n_kills: int, n_requests: int, seed: int, broken: str) -> dict[str, 
     """Play rounds until there are so many kills, then count."""
     os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])  # for CLIENTS' preload
     draw, work, played = random.Random(seed), Path(tempfile.mkdtemp(prefix="teachwise-faults-")), []
-    try:
-        with serving(work / "log.jsonl") as port:
-            calm = undisturbed(port, work / CALM, n_requests)
-            for one, kills in rounds_of(n_kills, n_requests, draw):
-                left = n_kills - sum(len(other.killed) for other in played)
-                if left <= 0:
-                    break
-                play(one, port, work / one.name, min(kills, left), draw, broken)
-                played.append(one)
-                ended = "all bought" if one.is_whole else "cap reached" if one.is_finished else "NOT FINISHED"
-                print(f"{one.name}  {one.concurrency} in flight  {ended}  {' '.join(one.phases)}", flush=True)
-            time.sleep(2)  # the server ends what dead clients asked for, and bills it
-        return figures(played, read_log(work / "log.jsonl"), calm)
-    finally:
+    with serving(work / "log.jsonl") as port:
+        calm = undisturbed(port, work / CALM, n_requests)
+        for one, kills in rounds_of(n_kills, n_requests, draw):
+            left = n_kills - sum(len(other.killed) for other in played)
+            if left <= 0:
+                break
+            play(one, port, work / one.name, min(kills, left), draw, broken)
+            played.append(one)
+            ended = "all bought" if one.is_whole else "cap reached" if one.is_finished else "NOT FINISHED"
+            print(f"{one.name}  {one.concurrency} in flight  {ended}  {' '.join(one.phases)}", flush=True)
+        time.sleep(2)  # the server ends what dead clients asked for, and bills it
+    found = figures(played, read_log(work / "log.jsonl"), calm)
+    if is_harmless(found):
         shutil.rmtree(work)
+    else:
+        print(f"the server's log and the ledgers are kept in {work}")
+    return found
+
+
+def is_harmless(found: Mapping[str, Any]) -> bool:
+    """Whether nothing was lost, sent again, paid twice or spent beyond the cap, and all ended as undisturbed."""
+    is_same = found["same_as_undisturbed"] == found["whole"]
+    return is_same and not any(found[name] for name in TOTALS if name != "unknown")
 
 
 def figures(played: Sequence[Round], log: Mapping[str, Sequence[Mapping[str, Any]]], calm: Round) -> dict[str, Any]:
@@ -345,8 +353,7 @@ def main() -> int:
         chosen.json.parent.mkdir(parents=True, exist_ok=True)
         chosen.json.write_text(json.dumps({"date": time.strftime("%Y-%m-%d"), **found}, indent=2) + "\n")
     print(json.dumps({name: found[name] for name in ("kill_points", *TOTALS)}))
-    is_same = found["same_as_undisturbed"] == found["whole"]
-    return 0 if is_same and not any(found[name] for name in TOTALS if name != "unknown") else 1
+    return 0 if is_harmless(found) else 1
 
 
 if __name__ == "__main__":

@@ -138,7 +138,9 @@ def _sha(content: bytes) -> str:
 def paid(root: Path) -> int:
     """Requests in the ledger that were answered."""
     with sqlite3.connect(root / "ledger.sqlite") as ledger:
-        return int(ledger.execute("SELECT COUNT(*) FROM request WHERE state = 'done'").fetchone()[0])
+        return int(
+            ledger.execute("SELECT COUNT(*) FROM request WHERE state IN ('ok', 'truncated', 'refused')").fetchone()[0]
+        )
 
 
 def main() -> int:

@@ -9,7 +9,7 @@ from hypothesis import settings
 
 import teachwise
 from teachwise.recipe import Recipe
-from teachwise.records import Assignment, Example, Prediction, Rationale, Score, Unusable
+from teachwise.records import Assignment, Example, Hit, Prediction, Rationale, Score, Unusable
 from teachwise.run_folder import Run, write_records
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -34,6 +34,7 @@ def shared_data() -> Path:
 KINDS = {
     "examples": Example,
     "unusable": Unusable,
+    "contamination": Hit,
     "scores": Score,
     "assignments": Assignment,
     "rationales": Rationale,

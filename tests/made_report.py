@@ -107,10 +107,29 @@ def make(names=("base", "banded", "random"), control="random", seeds=1, subjects
             "train": {"max_length": 2048},
         },
         "prepare": {
-            "counts": {"train": 300, "dev": 50, "test": 200, "rows": 560, "unusable": 4, "repeats": 6, "not_used": 0},
-            "shared_questions": [{"question": "what is it?", "splits": ["test", "train"], "rows": [1, 2]}] * 7,
+            "counts": {
+                "train": 300,
+                "dev": 50,
+                "test": 200,
+                "rows": 562,
+                "unusable": 4,
+                "repeats": 6,
+                "contaminated": 2,
+                "not_used": 0,
+            },
             "notes": ["Read as letters."],
-            "set_apart": {"repeats": 6, "no answer": 4},
+            "set_apart": {"repeats": 6, "no answer": 4, "nearly repeats a test question": 2},
+        },
+        "contamination": {
+            "on_contamination": "drop",
+            "found": [{"place": "train", "held": "test", "texts": 2, "exact": 1, "near": 6}],
+            "too_alike": 17,
+            "said": "2 train questions repeat held-out questions",
+            "n_hits": 7,
+            "first": [
+                {"text": "What is it?\nA. This", "held_text": "what IS it\nA. this", "held": "test", "share": 1.0}
+            ],
+            "rationales": False,
         },
         "validation": {
             **auc(),

@@ -5,10 +5,11 @@ from contextlib import closing
 
 from made_records import rationale
 from teachwise.compare import compare_arms
+from teachwise.guard import summary
 from teachwise.ledger import LEDGER, Ledger
 from teachwise.lessons import Skipped
 from teachwise.recipe import Recipe
-from teachwise.records import Assignment, Example, Prediction, Rationale, Score, Unusable
+from teachwise.records import Assignment, Example, Hit, Prediction, Rationale, Score, Unusable
 from teachwise.request import Reply, Request, no_reply
 from teachwise.run_folder import Run, Unit, write_json, write_records
 from teachwise.validate import validate_scores
@@ -41,9 +42,10 @@ def make_run(root, n_train=60, n_dev=20, n_test=40, seeds=(0, 1), letters=60, **
     examples = _examples(lot, {"train": n_train, "dev": n_dev, "test": n_test}, letters)
     unusable = [Unusable(len(examples), "no answer", "?"), Unusable(len(examples) + 1, "repeats row 3", "again?")]
     counts = {"train": n_train, "dev": n_dev, "test": n_test, "rows": len(examples) + 2}
-    counts |= {"unusable": 1, "repeats": 1, "not_used": 0}
-    folder = _finish(run, Unit("prepare"), counts, examples=(Example, examples), unusable=(Unusable, unusable))
-    write_json(folder / "prepare.json", {"counts": counts, "shared_questions": [], "notes": []})
+    counts |= {"unusable": 1, "repeats": 1, "contaminated": 0, "not_used": 0}
+    tables = {"examples": (Example, examples), "unusable": (Unusable, unusable), "contamination": (Hit, [])}
+    folder = _finish(run, Unit("prepare"), counts, **tables)
+    write_json(folder / "prepare.json", {"counts": counts, "contamination": summary([], "drop", examples), "notes": []})
     _finish(run, Unit("score"), {}, scores=(Score, [_score(lot, one) for one in examples]))
     for name in arms:
         for seed in recipe.seeds_of(name):

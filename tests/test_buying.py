@@ -337,11 +337,11 @@ def test_an_engine_that_cannot_even_start_loses_nothing_that_is_under_way(ledger
 def test_nothing_spins_while_replies_are_awaited(ledger, monkeypatch):
     """Neither while the rest is awaited after a failure, nor while another process has the requests."""
     turns = Counter()
-    real = buying.wait
+    real = buying._Buyer._arrived
 
-    def counted(*given, **named):
+    def counted(buyer):
         turns["wait"] += 1
-        return real(*given, **named)
+        return real(buyer)
 
     def say(request):
         if request == numbered(0):
@@ -349,7 +349,7 @@ def test_nothing_spins_while_replies_are_awaited(ledger, monkeypatch):
         time.sleep(0.6)
         return fine(request)
 
-    monkeypatch.setattr(buying, "wait", counted)
+    monkeypatch.setattr(buying._Buyer, "_arrived", counted)
     with pytest.raises(TeacherError):
         buy(batch(50), ScriptedTeacher(say), ledger, Terms(concurrency=4))
     assert turns["wait"] < 40

@@ -109,3 +109,16 @@ def test_check_of_many_rows_is_quick_and_loads_no_torch(tmp_path):
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(found.stdout) == []
     assert time.monotonic() - started < 15  # about 1 s on an idle machine
+
+
+LONG = "A traveller buys a ticket for the night train and finds that his seat is taken. Whom should he ask for help?"
+
+
+@pytest.mark.parametrize(("policy", "done"), [("drop", "left out"), ("warn", "kept"), ("fail", "a run would stop")])
+def test_copies_of_held_out_questions_are_counted(recipe, tmp_path, policy, done):
+    copies = [{**ROWS[4], "question": LONG}, {**ROWS[4], "question": f"{LONG} Say why.", "split": "train"}]
+    write_table(tmp_path / "q.jsonl", ROWS + copies)
+    code, _, err = teachwise("check", recipe, f"data.on_contamination={policy}")
+    n_train = 18 if policy == "drop" else 19
+    assert code == 0
+    assert f"{n_train} train, 6 dev, 7 test questions; 1 train question repeats held-out questions: {done}" in err

@@ -88,8 +88,8 @@ def test_the_example_recipe_says_that_the_weights_are_random():
 @pytest.mark.parametrize(
     ("overrides", "sizes"),
     [
-        ([], {"easy": 675, "medium": 1350, "hard": 675}),
-        (["data.limit={}"], {"easy": 2384, "medium": 4767, "hard": 2384}),
+        ([], {"easy": 674, "medium": 1347, "hard": 674}),
+        (["data.limit={}"], {"easy": 2381, "medium": 4760, "hard": 2381}),
     ],
 )
 def test_the_paper_recipe_routes_measured_entropies_without_any_weights(shared_data, tmp_path, overrides, sizes):

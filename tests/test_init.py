@@ -157,6 +157,23 @@ def test_what_was_understood_is_said(tmp_path):
     assert "1 x  the question is empty: row 61" in said
 
 
+def test_copies_of_held_out_questions_are_not_counted_as_train(tmp_path):
+    long = (
+        "A traveller buys a ticket for the night train and finds that his seat is taken. Whom should he ask for help?"
+    )
+    table = rows(40, split=lambda i: ("train", "train", "dev", "test")[i % 4])
+    table += [{**table[3], "question": long}, {**table[3], "question": f"{long} Say why.", "split": "train"}]
+    recipe = tmp_path / "r.yaml"
+    said = start_recipe(str(write(tmp_path / "q.jsonl", table)), recipe)
+    assert "train 20, dev 10, test 11" in said
+    assert "1 x  nearly repeats a test question, row 40: row 41" in said
+    assert "note: 1 train question repeats held-out questions" in said
+    assert prepared(load_recipe(recipe), tmp_path)["train"] == 20
+    kept = start_recipe(str(tmp_path / "q.jsonl"), tmp_path / "w.yaml", overrides=["data.on_contamination=warn"])
+    assert "train 21, dev 10, test 11" in kept
+    assert "note: 1 train question repeats held-out questions" in kept
+
+
 def test_subjects_are_counted_and_one_of_two_is_chosen_openly(tmp_path):
     table = rows(40, subject=lambda i: "law" if i % 4 else "art", category=lambda i: "c")
     said = start_recipe(str(write(tmp_path / "q.jsonl", table)), tmp_path / "r.yaml")

@@ -9,9 +9,10 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from teachwise.errors import DataError
-from teachwise.prepare import distinct, into_splits, prepare_examples, shared_questions
-from teachwise.records import Example, Unusable
+from teachwise.errors import DataError, GateError
+from teachwise.guard import CONTAMINATION
+from teachwise.prepare import distinct, into_splits, prepare_examples
+from teachwise.records import Example, Hit, Unusable
 from teachwise.run_folder import Unit
 from teachwise.sections import Data
 from teachwise.tasks import Row
@@ -142,21 +143,6 @@ def test_a_limit_above_what_there_is_takes_all():
     assert into_splits(rows, Data.model_validate({"limit": {"train": 10_000}})) == into_splits(rows, Data())
 
 
-# questions in two splits
-
-
-def test_near_contamination_is_listed_with_its_rows(example_with):
-    examples = [
-        example_with("a", "train", row=0, question="What is it?"),
-        example_with("b", "test", row=4, question=" what IS  it?"),
-        example_with("c", "train", row=5, question="Another?"),
-        example_with("d", "train", row=6, question="Another?"),
-        example_with("e", "dev", row=7, question="Third?"),
-        example_with("f", "test", row=8, question="Third?"),
-    ]
-    assert shared_questions(examples) == [{"question": "what is it?", "splits": ["test", "train"], "rows": [0, 4]}]
-
-
 # the step
 
 
@@ -195,7 +181,7 @@ def test_unusable_rows_are_kept_with_their_reason_and_every_row_is_counted(prepa
     assert (counts["unusable"], counts["repeats"], counts["not_used"]) == (2, 1, 0)
     assert Counter(example.split for example in examples) == {s: counts[s] for s in ("train", "dev", "test")}
     assert written["counts"] == counts
-    assert written["shared_questions"] == []
+    assert written["contamination"] == {"on_contamination": "drop", "found": [], "too_alike": 0}
 
 
 def test_no_id_stands_twice_and_no_training_row_is_a_test_row(prepared):
@@ -208,6 +194,76 @@ def test_no_id_stands_twice_and_no_training_row_is_a_test_row(prepared):
     assert len({example.id for example in examples}) == len(examples) == 30
     assert {example.question for example in examples if example.split == "test"} == {f"q{n}" for n in range(9)}
     assert (counts["train"], counts["dev"], counts["test"], counts["repeats"]) == (11, 10, 9, 18)
+
+
+LONG = (
+    "The committee of the village meets on the last Monday of every month to talk about roads. Why does it meet at all?"
+)
+SHIP = "From the bridge of the ship a sailor sees two white lights and a green one. Which way is the other ship going?"
+TRAVEL = "A traveller buys a ticket for the night train and finds that his seat is taken. Whom should he ask for help?"
+
+
+def with_copies():
+    """Thirty rows in their splits; two train rows and a dev row repeat test rows, and a train row a dev row."""
+    rows = [{**cell, "split": ("train", "dev", "test")[n % 3]} for n, cell in enumerate(cells(30))]
+    held = [{**rows[n], "question": question} for n, question in ((2, LONG), (2, SHIP), (1, TRAVEL))]
+    again = [
+        {**held[0], "question": held[0]["question"].upper(), "split": "train"},
+        {**held[0], "question": held[0]["question"].replace("roads", "bridges"), "split": "train"},
+        {**held[1], "question": held[1]["question"].replace("white", "yellow"), "split": "dev"},
+        {**held[2], "question": f"Read well. {TRAVEL}", "split": "train"},
+    ]
+    return rows + held + again
+
+
+def test_rows_that_repeat_held_out_questions_are_set_apart_and_the_held_out_ones_stay(prepared, put, capsys):
+    counts, examples, unusable, written = prepared(with_copies())
+    assert {one.row: one.reason for one in unusable} == {
+        33: "repeats a test question, row 30",
+        34: "nearly repeats a test question, row 30",
+        35: "nearly repeats a test question, row 31",
+        36: "nearly repeats a dev question, row 32",
+    }
+    assert {30, 31, 32} <= {example.row for example in examples}
+    assert (counts["train"], counts["dev"], counts["test"], counts["contaminated"]) == (10, 11, 12, 4)
+    assert counts["rows"] == 37 == len(examples) + len(unusable) + counts["not_used"]
+    hits = put.run.records(UNIT, CONTAMINATION, Hit)
+    assert {(hit.place, hit.held, hit.kind) for hit in hits} == {
+        ("train", "test", "exact"),
+        ("train", "test", "near"),
+        ("train", "dev", "near"),
+        ("dev", "test", "near"),
+    }
+    assert hits[0].text == LONG.upper() + "\nA. yes\nB. no\nC. maybe"
+    assert hits[0].held_text == LONG + "\nA. yes\nB. no\nC. maybe"
+    assert {"place": "train", "held": "test", "texts": 2, "exact": 1, "near": 1} in written["contamination"]["found"]
+    said = " ".join(capsys.readouterr().err.split())
+    assert "prepare: 3 train questions and 1 dev question repeat held-out questions: left out" in said
+
+
+def test_warn_keeps_the_rows_and_says_so(prepared, put, capsys):
+    counts, examples, unusable, written = prepared(with_copies(), on_contamination="warn")
+    assert (len(examples), unusable, counts["contaminated"]) == (37, [], 0)
+    assert len(put.run.records(UNIT, CONTAMINATION, Hit)) == 4
+    assert written["contamination"]["on_contamination"] == "warn"
+    assert "kept, as data.on_contamination: warn says" in " ".join(capsys.readouterr().err.split())
+
+
+def test_fail_stops_the_run_and_names_the_file_that_holds_both_texts(prepared, put):
+    with pytest.raises(GateError, match="3 train questions and 1 dev question repeat held-out questions") as caught:
+        prepared(with_copies(), on_contamination="fail")
+    assert caught.value.exit_code == 3
+    assert f"{put.run.folder(UNIT) / CONTAMINATION} and mend the table" in caught.value.hint
+    assert len(put.run.records(UNIT, CONTAMINATION, Hit)) == 4
+    assert prepared(cells(60), on_contamination="fail")[0]["contaminated"] == 0
+
+
+def test_a_train_split_that_is_nothing_but_copies_says_so(prepared):
+    rows = [row for row in with_copies() if row["split"] != "train" or "maybe" not in row["options"]]
+    rows.append({**with_copies()[33]})
+    with pytest.raises(DataError, match=r"no train examples .*; row \d+: repeats a test question, row") as caught:
+        prepared(rows)
+    assert "on_contamination=warn" in caught.value.hint
 
 
 def test_limits_count_what_is_not_used(prepared):
@@ -241,5 +297,13 @@ def test_repeats_of_the_real_table_are_found(shared_data, put, recipe_with):
     counts = prepare_examples(recipe, put.run, UNIT)
     assert counts["rows"] == 12_030
     assert counts["repeats"] == 159
-    assert counts["train"] + counts["dev"] + counts["test"] == 12_030 - 159 - counts["unusable"]
-    assert put.run.json(UNIT, "prepare.json")["shared_questions"] == []
+    assert (
+        counts["train"] + counts["dev"] + counts["test"] == 12_030 - 159 - counts["unusable"] - counts["contaminated"]
+    )
+    found = put.run.json(UNIT, "prepare.json")["contamination"]["found"]
+    assert {(one["place"], one["held"]): one["near"] for one in found} == {
+        ("train", "test"): 6,
+        ("train", "dev"): 8,
+        ("dev", "test"): 3,
+    }
+    assert counts["contaminated"] == 16

@@ -21,10 +21,11 @@ from made_records import rationale
 from made_report import NASTY, PRICE, auc, html_of, interval, make, many, questions, teacher_data
 from made_run import make_run
 from teachwise import browse, drawing
+from teachwise.guard import CONTAMINATION
 from teachwise.prices import Price
-from teachwise.records import Example, Score
+from teachwise.records import Example, Hit, Score
 from teachwise.report import example_rows, histogram, page, report_data, result_table, write_report
-from teachwise.run_folder import Unit
+from teachwise.run_folder import Unit, write_records
 from teachwise.stats import roc_band
 
 VOID = {"meta", "link", "br", "circle", "line", "path", "polygon", "rect", "input", "wbr"}
@@ -45,7 +46,8 @@ def no_teacher():
     for group in ("by_band", "by_level"):
         data["comparison"]["arms"]["base"].pop(group)
     data["comparison"]["arms"]["base"] |= {"accuracy": interval(1.0), "arm": "base"}
-    data["prepare"] |= {"shared_questions": [], "notes": [], "set_apart": {}}
+    data["prepare"] |= {"notes": [], "set_apart": {}}
+    data["contamination"] |= {"found": [], "said": "", "n_hits": 0, "first": []}
     data["recipe"] |= {"teacher": None, "budget": {"teacher_tokens": None, "usd": None}}
     data["comparison"]["teacher"] = teacher_data({})
     return data
@@ -155,7 +157,7 @@ def test_the_note_comes_first_then_the_verdict_then_the_arms():
     body = html[html.index("<main>") : html.index("</body>")]
     order = [data["note"], "<h1>", "No: banded did worse than both", "Not settled:", 'id="arms"', 'id="groups"']
     order += ['id="score"', 'id="teacher"', 'id="examples"', 'id="training"', 'id="modes"', 'id="pairs"']
-    order += ['id="failed"', 'id="provenance"']
+    order += ['id="contamination"', 'id="failed"', 'id="provenance"']
     places = [body.index(one) for one in order]
     assert places == sorted(places)
     assert Reader(body).text.startswith(data["note"])
@@ -168,7 +170,7 @@ def test_too_many_subjects_are_folded_away():
 def test_values_are_escaped_wherever_they_stand():
     data = make(names=(NASTY, "random"), subjects=(NASTY, "week"), note=NASTY)
     data["prepare"] |= {"notes": [NASTY], "set_apart": {NASTY: 1}}
-    data["prepare"]["shared_questions"] = [{"question": NASTY, "splits": ["dev", "train"], "rows": [1, 2]}]
+    data["contamination"]["first"] = [{"text": NASTY, "held_text": NASTY, "held": "dev", "share": 0.5}]
     data["recipe"]["student"]["model"] = NASTY
     data["validation"]["measure"] = NASTY
     html = html_of(data)
@@ -516,6 +518,40 @@ def test_the_questions_tell_what_this_recipe_does_with_rejected_rationales(finis
     rejected = [gave for one in json.loads(text)["examples"] for gave in one["gave"] or () if "rejected" in gave]
     assert len(rejected) >= 4
     assert set(rejected) == {f"rationale, rejected as wrong; {wanted}"}
+
+
+def test_held_out_questions_in_training_texts_are_counted_and_shown_side_by_side():
+    text = Reader(html_of(make())).text
+    assert "2 train questions repeat held-out questions: left out before anything was trained." in text
+    assert "The first of them, side by side" in text
+    assert "What is it? A. This what IS it A. this (test) 100.0%" in text
+    assert "17 of the 250 held-out questions are so much like one another" in text
+    assert "every rationale too" not in text
+    kept = make()
+    kept["contamination"] |= {"on_contamination": "warn", "rationales": True, "too_alike": 0}
+    text = Reader(html_of(kept)).text
+    assert "kept, as the recipe asks, so every arm may look better than it is." in text
+    assert "every rationale too" in text
+    assert "so much like one another" not in text
+    assert "No text repeats a held-out question" in Reader(html_of(no_teacher())).text
+
+
+def test_hits_of_all_steps_are_told_once_however_many_arms_have_them(tmp_path):
+    recipe, run = make_run(tmp_path, n_train=48, n_dev=12, n_test=30)
+    assert report_data(recipe, run)["contamination"] == {
+        "on_contamination": "drop", "found": [], "too_alike": 0, "said": "", "n_hits": 0, "first": [],
+        "rationales": False,
+    }  # fmt: skip
+    near = [Hit("train", "test", "near", 0.6, f"t{n}", "x", f"mine {n}", "theirs") for n in range(9)]
+    said = Hit("rationale", "dev", "recited", 0.9, "t1", "d", "so they say", "theirs")
+    write_records(run.folder(Unit("prepare")) / CONTAMINATION, Hit, near)
+    for arm in ("distill", "banded"):
+        write_records(run.folder(Unit("teach", arm, 0)) / CONTAMINATION, Hit, [said])
+    found = report_data(recipe, run)["contamination"]
+    assert found["said"] == "9 train questions and 1 rationale repeat held-out questions"
+    assert [one["texts"] for one in found["found"]] == [9, 1]
+    assert (found["n_hits"], len(found["first"]), found["rationales"]) == (10, 5, True)
+    assert found["first"][0]["held_text"] == "theirs"
 
 
 def test_the_page_of_a_run_tells_its_hashes_and_what_was_skipped(written):

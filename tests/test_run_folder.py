@@ -162,7 +162,7 @@ def test_a_write_that_fails_half_way_leaves_the_old_file(monkeypatch, tmp_path, 
         path.write_text(had)
 
     def fail(table, part, **_):
-        part.write_bytes(b"PAR1 and then nothing")
+        part.write(b"PAR1 and then nothing")
         raise OSError("disk full")
 
     monkeypatch.setattr(run_folder.pq, "write_table", fail)

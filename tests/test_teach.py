@@ -19,7 +19,7 @@ from made_records import rationale
 from teachwise import delivery, teach
 from teachwise.errors import GateError, TeacherError
 from teachwise.ledger import Ledger
-from teachwise.records import Assignment, Rationale
+from teachwise.records import Assignment, Hit, Rationale
 from teachwise.request import Reply, no_reply
 from teachwise.run_folder import Unit
 from teachwise.tasks.toy import Toy
@@ -172,6 +172,40 @@ def test_what_changes_a_reply_is_in_the_request_and_nothing_else(recipe_at, exam
         {"logprobs": 2},
     ]
     assert len({key(), *(key(**change) for change in others)}) == 6
+
+
+# --------------------------------------------------------------------------------------- held-out questions
+
+STEM = (
+    "a miller in the northern valley grinds forty sacks of barley every morning and lends nine of them to his cousin"
+    " whose bakery burned down last winter so how many remain for market"
+)
+
+
+@pytest.mark.parametrize("policy", ["drop", "warn", "fail"])
+def test_a_rationale_that_recites_a_test_question_is_found_and_treated_as_the_recipe_says(
+    put, scripted, example_with, capsys, policy
+):
+    train = [example_with(f"e{n}", question=f"what is {n} plus {n}", answer="A", split="train") for n in range(4)]
+    put(Unit("prepare"), examples=[*train, example_with("held", question=STEM, answer="B", split="test")])
+    unit = Unit("teach", "distill")
+    put(unit.of("route"), assignments=[Assignment(one.id, "all", "rationale", 0) for one in train])
+    put.run.begin(unit, "by-hand")
+    _, recipe = scripted(
+        lambda request: Reply(
+            f"{STEM} ? so [[A]]" if "what is 2" in str(request.messages) else "so [[A]]", "stop", 9, 9
+        )
+    )
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"on_contamination": policy})})
+    if policy == "fail":
+        with pytest.raises(GateError, match="teach distill"):
+            teach.teach_arm(recipe, put.run, unit)
+    else:
+        counts = teach.teach_arm(recipe, put.run, unit)
+        assert (counts["kept"], counts["contaminated"]) == ((3, 1) if policy == "drop" else (4, 0))
+        assert "recite" in capsys.readouterr().err
+    (hit,) = put.run.records(unit, "contamination.parquet", Hit)
+    assert (hit.id, hit.held_id, hit.held) == ("e2", "held", "test")
 
 
 # --------------------------------------------------------------------------------- paid once, over real HTTP

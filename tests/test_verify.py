@@ -63,7 +63,7 @@ def test_the_verdict_follows_from_the_raw_reply(reply, verdict, stated):
 
 def test_every_verdict_has_its_words():
     found = {verdict_of(EXAMPLE, one, Toy())[0] for one in (RIGHT, WRONG, MUTE, CUT, REFUSED, LOST, FAILED, None)}
-    assert found == set(REASONS)
+    assert found == set(REASONS) - {"contaminated"}, "that one is the guard's"
 
 
 @pytest.mark.parametrize(

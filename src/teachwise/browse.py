@@ -192,6 +192,7 @@ REJECTED = {
     "wrong": "rejected as wrong",
     "unreadable": "rejected as unreadable",
     "truncated": "rejected as cut off",
+    "contaminated": "rejected since it recites a held-out question",
     "refused": "which the provider refused",
     "failed": "which never came",
     "unknown": "which never came",

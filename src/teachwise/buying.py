@@ -16,10 +16,11 @@ import sqlite3
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import count
+from queue import Empty, SimpleQueue
 
 from teachwise.console import Bar, progress
 from teachwise.duration import took
@@ -124,6 +125,7 @@ class _Buyer:
         self._elsewhere: list[Request] = []  # under way in another process
         self._look_at = 0.0
         self._flying: dict[Future[Reply], tuple[Request, Departure]] = {}
+        self._came: SimpleQueue[Future[Reply]] = SimpleQueue()
         self._engine, self._ledger, self._terms, self._bar, self._stopped = engine, ledger, terms, bar, stopped
         self._pace = Pace(terms.concurrency, terms.requests_per_minute, terms.tokens_per_minute)
         self._attempts: Counter[str] = Counter()
@@ -198,7 +200,9 @@ class _Buyer:
         taken = {request.key for request in result.taken}
         for request, departure in zip(wanted, departures, strict=True):
             if request.key in taken:
-                self._flying[self._started(request)] = request, departure
+                future = self._started(request)
+                self._flying[future] = request, departure
+                future.add_done_callback(self._came.put)
             else:
                 self._pace.stayed(departure)
         self.replies |= result.there  # bought by another process meanwhile
@@ -212,9 +216,8 @@ class _Buyer:
         if not self._flying:
             time.sleep(self._pause())
             return
-        done, _ = wait(self._flying, timeout=self._pause(), return_when=FIRST_COMPLETED)
         settled = []
-        for future in done:
+        for future in self._arrived():
             request, departure = self._flying.pop(future)
             settled.append((request, self._judged(request, departure, self._outcome(future))))
         if settled:
@@ -223,6 +226,16 @@ class _Buyer:
             for request, reply in settled:
                 self._note(request, reply)
             self._show()
+
+    def _arrived(self) -> "list[Future[Reply]]":
+        """All that came back, once something has."""
+        try:
+            found = [self._came.get(timeout=self._pause())]
+        except Empty:
+            return []
+        while not self._came.empty():
+            found.append(self._came.get_nowait())
+        return found
 
     def _pause(self) -> float:
         """How long nothing can happen but that a reply comes."""

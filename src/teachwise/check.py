@@ -6,6 +6,7 @@ Nothing is loaded, sent or fetched, so this takes a second; what lies on the hub
 import os
 
 from teachwise.engines import check_key, find_model
+from teachwise.guard import in_words
 from teachwise.prepare import read_source
 from teachwise.recipe import Recipe
 from teachwise.score import table_scores
@@ -36,7 +37,10 @@ def _questions(recipe: Recipe) -> str:
     found = read_source(data)
     if recipe.score.measure == "column":
         table_scores(recipe, found.examples)
-    return ", ".join(f"{found.counts[split]:,} {split}" for split in ("train", "dev", "test")) + " questions"
+    sizes = ", ".join(f"{found.counts[split]:,} {split}" for split in ("train", "dev", "test"))
+    done = {"drop": "left out", "fail": "a run would stop", "warn": "kept"}[data.on_contamination]
+    copied = f"; {in_words(found.hits)}: {done}" if found.hits else ""
+    return f"{sizes} questions{copied}"
 
 
 def _key_note(recipe: Recipe) -> list[str]:

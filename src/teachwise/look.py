@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from teachwise.errors import DataError
-from teachwise.prepare import distinct, into_splits, shared_questions
-from teachwise.records import Example, Split, Unusable
+from teachwise.guard import in_words, repeated, without
+from teachwise.prepare import distinct, into_splits
+from teachwise.records import Example, Hit, Split, Unusable
 from teachwise.sections import Data
 from teachwise.tasks import Row, Task, load_task
 from teachwise.tasks.columns import NAMES, Columns, find_columns
@@ -44,6 +45,7 @@ class Table:
         unusable: The other rows, with the reason.
         notes: Rows that are used, but odd.
         examples: The rows in their splits.
+        hits: Questions that repeat a held-out one.
         data: The recipe's section, as far as it must be written down.
         task: For the words of a prompt.
     """
@@ -56,6 +58,7 @@ class Table:
     unusable: list[Unusable]
     notes: list[str]
     examples: list[Example]
+    hits: list[Hit]
     data: dict[str, Any]
     task: Task
 
@@ -99,9 +102,11 @@ def understand(data: dict[str, Any], overrides: Sequence[str] = ()) -> Table:
     if reading == "auto":
         reading = decide_reading([read_item(row, columns) for row in cells], source)
     data, examples = _split(data, kept, "split" in columns)
+    hits = repeated(examples)
+    examples, copied = without(examples, hits if data.get("on_contamination", "drop") == "drop" else [])
     return Table(
-        source, columns, reading, len(rows), kept, [*unusable, *repeats], list(getattr(task, "notes", [])), examples,
-        data, task,
+        source, columns, reading, len(rows), kept, [*unusable, *repeats, *copied], list(getattr(task, "notes", [])),
+        examples, hits, data, task,
     )  # fmt: skip
 
 
@@ -282,8 +287,8 @@ def _warnings(table: Table) -> list[str]:
     letter, n = Counter(row.answer for row in table.kept.values()).most_common(1)[0]
     if n > 0.8 * len(table.kept):
         found.append(f"{n:,} of {len(table.kept):,} answers are {letter}: a model can learn the letter alone; shuffle")
-    if near := shared_questions(table.examples):
-        found.append(f"{len(near):,} question texts stand in train and in dev or test, with other options")
+    if table.hits:
+        found.append(in_words(table.hits))
     n_test = table.size("test")
     points = 98 / n_test**0.5
     text = f"{n_test:,} test questions tell an accuracy to within about {points:.0f} points"

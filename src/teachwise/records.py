@@ -24,7 +24,9 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 Split = Literal["train", "dev", "test"]
 Mode = Literal["direct", "cot", "routed"]
 Give = Literal["drop", "answer", "rationale"]
-Verdict = Literal["correct", "wrong", "unreadable", "truncated", "refused", "failed", "unknown", "unpaid"]
+Verdict = Literal[
+    "correct", "wrong", "unreadable", "truncated", "contaminated", "refused", "failed", "unknown", "unpaid"
+]
 
 
 FAILING = ("FAIL", "NO SEPARATION")
@@ -74,6 +76,31 @@ class Unusable:
     row: int
     reason: str
     question: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A text for training that holds a held-out question.
+
+    Attributes:
+        place: Where the text stands: a `train` or `dev` question, or a `rationale` for a train question.
+        held: The split of the held-out question.
+        kind: `exact`: the same words and options. `near`: most of them. `recited`: the rationale contains them.
+        share: Share of n-grams in common, 0-1.
+        id: The example that the text belongs to.
+        held_id: The held-out example.
+        text: The question with its options, or the rationale.
+        held_text: The held-out question with its options.
+    """
+
+    place: Literal["train", "dev", "rationale"]
+    held: Split
+    kind: Literal["exact", "near", "recited"]
+    share: float
+    id: str
+    held_id: str
+    text: str
+    held_text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +229,9 @@ class Rationale:
     Attributes:
         id: The example.
         verdict: `correct`: it states the gold answer. `wrong`: it states another. `unreadable`: it states none.
-            `truncated`: cut off by the token limit. `refused`: the provider would not. `failed`: no reply was to be
-            had. `unknown`: nobody knows whether it was answered. `unpaid`: the budget could not bear it.
+            `truncated`: cut off by the token limit. `contaminated`: it recites a question of dev or test. `refused`:
+            the provider would not. `failed`: no reply was to be had. `unknown`: nobody knows whether it was answered.
+            `unpaid`: the budget could not bear it.
         first: The verdict of its first reply; `verdict` is that of the reply that is kept, or of the last one.
         kept: It is learnt from.
         stated: The answer that the text states, or None.

@@ -9,6 +9,7 @@ out  report/report.html                the page, self-contained, with as many of
 import base64
 import hashlib
 import platform
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -24,11 +25,12 @@ from rich.table import Table
 
 from teachwise import browse, charts, drawing, figures, teacher_wording, wording
 from teachwise.duration import took
+from teachwise.guard import CONTAMINATION, in_words, summary
 from teachwise.ledger import Ledger
 from teachwise.lessons import Skipped
 from teachwise.prices import dollars
 from teachwise.recipe import Recipe
-from teachwise.records import Assignment, Driven, Example, Prediction, Rationale, Score, Unusable, by_id, driving
+from teachwise.records import Assignment, Driven, Example, Hit, Prediction, Rationale, Score, Unusable, by_id, driving
 from teachwise.run_folder import Run, Unit, write_json, write_text
 from teachwise.sampling import bands_of
 from teachwise.stats import roc_band
@@ -37,6 +39,8 @@ from teachwise.tasks.table import write_table
 LIBRARIES = ("teachwise", "torch", "transformers", "trl", "peft", "datasets", "numpy")
 ON_A_PAGE = 10
 """Questions shown at once; so many are also written out for a browser that runs no scripts."""
+SHOWN_HITS = 5
+"""Pairs of a training text and the held-out question in it that the page shows."""
 HASHED = (
     (Unit("prepare"), "examples.parquet"),
     (Unit("score"), "scores.parquet"),
@@ -116,12 +120,13 @@ def report_data(recipe: Recipe, run: Run) -> dict[str, Any]:
     train = [scores[e.id] for e in examples if e.split == "train"]
     values, right = [score.value for score in train], [score.correct for score in train]
     reasons = Counter(
-        row.reason.split(" row ")[0] for row in run.records(Unit("prepare"), "unusable.parquet", Unusable)
+        re.split(r",? row ", row.reason)[0] for row in run.records(Unit("prepare"), "unusable.parquet", Unusable)
     )
     return {
         "note": recipe.note,
         "recipe": recipe.plain(),
         "prepare": {**run.json(Unit("prepare"), "prepare.json"), "set_apart": dict(reasons.most_common())},
+        "contamination": _contamination(recipe, run, examples),
         "validation": run.json(Unit("validate"), "validation.json"),
         "roc_band": roc_band(np.array(values), ~np.array(right)) if 0 < sum(right) < len(right) else [],
         "histogram": histogram(values, right),
@@ -189,6 +194,21 @@ def _arm_record(recipe: Recipe, run: Run, arm: str, mode: str) -> browse.ArmReco
     return browse.ArmRecord(
         arm, browse.given(run.records(units[0].of("route"), "assignments.parquet", Assignment)), answers
     )
+
+
+def _contamination(recipe: Recipe, run: Run, examples: Sequence[Example]) -> dict[str, Any]:
+    """Texts for training that hold held-out questions: how many, what was done, and the first few with both texts."""
+    units = [Unit("teach", arm, seed) for arm in recipe.arms for seed in recipe.seeds_of(arm)]
+    looked = [unit for unit in units if (run.folder(unit) / CONTAMINATION).exists()]
+    hits = run.records(Unit("prepare"), CONTAMINATION, Hit)
+    hits += dict.fromkeys(hit for unit in looked for hit in run.records(unit, CONTAMINATION, Hit))
+    return {
+        **summary(hits, recipe.data.on_contamination, examples),
+        "said": in_words(hits),
+        "n_hits": len(hits),
+        "first": [asdict(hit) for hit in hits[:SHOWN_HITS]],
+        "rationales": bool(looked),
+    }
 
 
 def _losses(recipe: Recipe, run: Run, arm: str) -> list[dict[str, Any]]:

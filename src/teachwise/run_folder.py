@@ -369,8 +369,8 @@ def atomic(path: Path) -> Iterator[Path]:
 def write_records(path: Path, kind: type[Record], rows: Iterable[Record]) -> None:
     """Write one Parquet file, all or nothing, without NaN."""
     table = to_table(kind, rows)
-    with atomic(path) as part:
-        pq.write_table(table, part, compression="zstd")
+    with atomic(path) as part, part.open("wb") as file:  # pyarrow's own file stays open where a full disk stops it
+        pq.write_table(table, file, compression="zstd")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -188,6 +188,9 @@ class Data(Section):
     split: Split = Split()
     seed: int = Field(0, description="seed of the split")
     limit: dict[Literal["train", "dev", "test"], Positive] = Field({}, description="keep at most so many per split")
+    on_contamination: Literal["drop", "fail", "warn"] = Field(
+        "drop", description="a train question that repeats a held-out one is left out, stops the run, or stays"
+    )
 
     def task_options(self) -> dict[str, Any]:
         """The flat fields that a task is made with."""

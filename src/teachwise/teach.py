@@ -5,21 +5,24 @@ in   route/ARM/seed-S/round-R/assignments.parquet        Assignment
 out  ledger.sqlite                                       every request with its raw reply, shared by all arms
 out  teach/ARM/seed-S/round-R/rationales.parquet         Rationale: one row per rationale asked for, with its verdict
 out  teach/ARM/seed-S/round-R/rejected.jsonl             those that are not learnt from, with the reason in words
+out  teach/ARM/seed-S/round-R/contamination.parquet      Hit: rationales that recite a question of dev or test
 """
 
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 from teachwise.buying import Terms
 from teachwise.console import say
 from teachwise.delivery import deliver
 from teachwise.errors import TeacherError
+from teachwise.guard import CONTAMINATION, recited, settle
 from teachwise.ledger import Ledger
 from teachwise.recipe import Recipe
-from teachwise.records import Assignment, Example, Rationale, by_id
+from teachwise.records import Assignment, Example, Hit, Rationale, by_id
 from teachwise.request import Reply, Request
 from teachwise.run_folder import Run, Unit, write_records, write_text
 from teachwise.tasks import Task, load_task
@@ -30,6 +33,7 @@ from teachwise.verify import (
     Tries,
     band_row,
     by_band,
+    contaminated,
     judged,
     next_request,
     teacher_verdict,
@@ -73,12 +77,24 @@ def teach_arm(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
     rationales = [judged(example, tries[example.id], task, recipe.keep_rule) for example in examples]
     _check_failures(recipe, rationales, tries)
     folder = run.folder(unit)
+    rationales = _guarded(recipe, unit, folder / CONTAMINATION, rationales, by)
     write_records(folder / "rationales.parquet", Rationale, rationales)
     rejected = [_rejected_line(one, by[one.id]) for one in rationales if not one.kept]
     write_text(folder / "rejected.jsonl", "".join(rejected))
     for warning in warnings(recipe, unit, rationales, {one.id: one.band for one in assignments}):
         say(warning)
     return _counts(rationales)
+
+
+def _guarded(
+    recipe: Recipe, unit: Unit, path: Path, rationales: Sequence[Rationale], by: Mapping[str, Example]
+) -> list[Rationale]:
+    """The rationales after a look for held-out questions in them; what was found is written before anything is said."""
+    hits = recited({one.id: one.text for one in rationales if one.kept}, by)
+    write_records(path, Hit, hits)
+    settle(hits, recipe.data.on_contamination, f"teach {unit.arm}", path, len(rationales))
+    bad = {hit.id for hit in hits if recipe.data.on_contamination == "drop"}
+    return [contaminated(one) if one.id in bad else one for one in rationales]
 
 
 def _counts(rationales: Sequence[Rationale]) -> dict[str, Any]:

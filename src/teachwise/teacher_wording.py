@@ -13,6 +13,7 @@ VERDICTS = {
     "wrong": "wrong",
     "unreadable": "unreadable",
     "truncated": "cut off",
+    "contaminated": "recites",
     "refused": "refused",
     "failed": "failed",
     "unknown": "unknown",
@@ -20,6 +21,7 @@ VERDICTS = {
 }
 """Verdicts on rationales that are not right, in the order of the tables, as the tables call them."""
 TOLD = {
+    "contaminated": "Recites: it repeats a question of dev or test.",
     "refused": "Refused: the provider would not.",
     "failed": "Failed: no reply was to be had.",
     "unknown": "Unknown: nobody knows whether it was answered.",

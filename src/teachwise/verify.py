@@ -17,6 +17,7 @@ REASONS: dict[Verdict, str] = {
     "wrong": "it states another answer than the gold one",
     "unreadable": "it states no answer",
     "truncated": "it met the token limit before it came to its end",
+    "contaminated": "it recites a question of dev or test",
     "refused": "the teacher's provider refused it",
     "failed": "no reply was to be had",
     "unknown": "nobody knows whether it was answered",
@@ -121,6 +122,13 @@ def judged(example: Example, tries: Tries, task: Task, keep: Keep) -> Rationale:
         kept_prompt_tokens=kept.prompt_tokens,
         kept_cached_tokens=kept.cached_tokens,
         kept_completion_tokens=kept.completion_tokens,
+    )
+
+
+def contaminated(one: Rationale) -> Rationale:
+    """The same rationale, rejected since it recites a held-out question."""
+    return replace(
+        one, verdict="contaminated", kept=False, kept_prompt_tokens=0, kept_cached_tokens=0, kept_completion_tokens=0
     )
 
 
