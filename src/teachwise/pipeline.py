@@ -131,8 +131,7 @@ def _seen_key(step: Step, other: Unit, recipe: Recipe, keys: Mapping[Unit, str])
     """
     if other.step != "score" or step.name == "validate":
         return keys[other]
-    alone = recipe.model_copy(update={"score": recipe.score.alone})
-    return key_of(step_named("score"), other, alone, keys)
+    return key_of(step_named("score"), other, recipe.as_driven(), keys)
 
 
 def _reads(step: Step, unit: Unit, other: Unit) -> bool:

@@ -104,54 +104,6 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerEvidence:
-    """What one forward pass says about one answer: all that measures of the answer are computed from.
-
-    Logarithms of probabilities are over the full vocabulary, in nats; -10,000 stands for anything less likely.
-
-    Attributes:
-        id: The example.
-        predicted: The letter that the likeliest token stands for, or None where it is no option letter.
-        token: Text of the likeliest token.
-        entropy_nats: Answer entropy over the full vocabulary, 0 to ln V.
-        logsumexp: Logarithm of the sum of exp(logit), in nats.
-        top_logprob: Of the likeliest token.
-        second_logprob: Of the second likeliest.
-        letter_logprobs: K, of each option's letter as the prompt asks for it; empty for open questions.
-        option_logprobs: K, of each option in all its spellings together: either case, with and without a leading space.
-        outside_mass: Probability of all tokens that name no option in any spelling, 0-1.
-        gold_nats: Cross-entropy of the gold answer's first token: minus its logarithm.
-        prompt_tokens: Tokens the student read.
-    """
-
-    id: str
-    predicted: str | None
-    token: str
-    entropy_nats: float
-    logsumexp: float
-    top_logprob: float
-    second_logprob: float
-    letter_logprobs: tuple[float, ...]
-    option_logprobs: tuple[float, ...]
-    outside_mass: float
-    gold_nats: float
-    prompt_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class EmbeddingEvidence:
-    """What the student makes of a question before it answers: its last layer's states, averaged over the prompt.
-
-    Attributes:
-        id: The example.
-        state: H numbers as float16, little-endian.
-    """
-
-    id: str
-    state: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class Score:
     """How unsure the student is about one example by one measure, before any training.
 

@@ -20,10 +20,10 @@ import numpy as np
 from teachwise.console import say
 from teachwise.engines import weights_digest
 from teachwise.errors import DataError
-from teachwise.evidence import ChainEvidence, OwnAnswer, VoteEvidence
+from teachwise.evidence import AnswerEvidence, ChainEvidence, OwnAnswer, VoteEvidence
 from teachwise.measures import SOURCES, Asking, Known, Source, find_measure
 from teachwise.recipe import Recipe
-from teachwise.records import AnswerEvidence, Example, Score, Unusable, by_id, driving, read_records
+from teachwise.records import Example, Score, Unusable, by_id, driving, read_records
 from teachwise.run_folder import Run, Unit, content_hash, write_records
 from teachwise.tasks import Row, load_task
 from teachwise.tasks.table import check_writable, column_names, numbers, read_table, truths, write_table

@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from teachwise.engines import address_fault
 from teachwise.errors import RecipeError
-from teachwise.measures import BESIDE, SAMPLES, SOURCES, find_measure
+from teachwise.measures import BESIDE, SAMPLES, find_measure
 from teachwise.prices import Limits
 from teachwise.records import Give
 from teachwise.sampling import EDGES
@@ -278,14 +278,6 @@ class Score(Section):
                 raise fault_at(("also", number), f"{name!r} stands there twice")
             _known_measure(("also", number), name, self)
         return self
-
-    @property
-    def alone(self) -> "Score":
-        """The same as far as the driving measure goes: no other one, and what only others ask for at its default."""
-        needs = () if self.measure == "column" else find_measure(self.measure).needs
-        read = {name for one in needs for name in SOURCES[one].reads}
-        rest = {name for source in SOURCES.values() for name in source.reads} & set(Score.model_fields) - read
-        return self.model_copy(update={"also": [], **{name: Score.model_fields[name].default for name in rest}})
 
     @property
     def measures(self) -> list[str]:

@@ -4,7 +4,7 @@ What costs a model or a teacher is a *source*: it is asked once and leaves *evid
 A *measure* is a pure function from evidence to one number per example, so adding a measure later asks no model again.
 
 To add a measure to a family, write a function in the family's file and a line in `MEASURES`. To add a family, write a
-file with its measures and the function that gathers their evidence, a record class in `records`, and a line in
+file with its measures and the function that gathers their evidence, a record class in `evidence`, and a line in
 `SOURCES`. A measure of your own needs neither: a recipe names it `my_file:my_measure`.
 """
 
@@ -22,8 +22,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from teachwise.errors import RecipeError
-from teachwise.evidence import ChainEvidence, VoteEvidence
-from teachwise.records import AnswerEvidence, EmbeddingEvidence, Example
+from teachwise.evidence import AnswerEvidence, ChainEvidence, EmbeddingEvidence, VoteEvidence
+from teachwise.records import Example
 from teachwise.tasks import Task
 
 

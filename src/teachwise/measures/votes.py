@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from teachwise.engines import length_batches
-from teachwise.evidence import VoteEvidence
+from teachwise.evidence import AnswerEvidence, VoteEvidence
 from teachwise.measures import Asking, Known
 from teachwise.measures.answer import known_example
-from teachwise.records import AnswerEvidence, Example
+from teachwise.records import Example
 from teachwise.run_folder import content_hash, in_parts
 
 
