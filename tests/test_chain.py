@@ -14,7 +14,7 @@ from teachwise.chat import Chat
 from teachwise.engines.chains import token_facts
 from teachwise.engines.hf import Generation, HfEngine
 from teachwise.errors import DataError
-from teachwise.evidence import ChainEvidence, OwnAnswer
+from teachwise.evidence import ChainEvidence, OwnAnswer, VoteEvidence
 from teachwise.measures import SOURCES, Asking, Known, find_measure
 from teachwise.measures.chain import chain_correct
 from teachwise.measures.writing import answer_token, sentence_starts, thinking_tokens
@@ -186,6 +186,14 @@ def test_the_answer_at_once_is_read_again_with_its_end(toy, tmp_path):
     assert sum(reply.logprobs) < 0
 
 
+def test_texts_are_right_by_what_they_themselves_state(known):
+    other = [replace(one, stated="A" if one.stated is None else None) for one in known.evidence["chain"]]
+    both = replace(known, evidence={**known.evidence, "reply": other})
+    assert SOURCES["chain"].correct(both).tolist() == [True, False, False, True, False]
+    assert SOURCES["reply"].correct(both).tolist() == [False, False, True, False, True]
+    assert SOURCES["answer"].correct(both) is None
+
+
 # what a text is made of
 
 
@@ -355,6 +363,10 @@ def test_written_evidence_goes_from_the_recipe_to_the_verdict(tmp_path):
     assert 0 < counts["unreadable_chain"] <= counts["truncated_chain"] < 38
     assert counts["truncated_chain"] < counts["truncated_votes"] <= 3 * 38
     assert run.validation["measures"]["chain_mean"]["asks"] == "1 forward pass, 1 text written"
+    (path,) = (tmp_path / "evidence").glob("votes-*.parquet")
+    votes = read_records(path, VoteEvidence)
+    assert counts["unreadable_votes"] == sum(one.votes.count("") for one in votes) > 0
+    assert counts["truncated_votes"] == sum(one.n_truncated for one in votes)
     values = run.measures.set_index(["measure", "id"])["value"].unstack(0)
     assert values["thinking_cut"].sum() == counts["truncated_chain"]
     assert values.notna().all().all()
