@@ -26,9 +26,9 @@ from pydantic_core import PydanticUndefined
 
 from teachwise import evidence, ledger_schema, lessons, plan, records
 from teachwise.measures import MEASURES, cost_in_words
-from teachwise.pipeline import STEPS, Step, step_named
 from teachwise.recipe import Recipe
 from teachwise.sections import Arm, Stage
+from teachwise.steps import STEPS, Step, step_named
 
 HERE = Path(__file__).parent
 RECIPE_HEAD = """# The recipe

@@ -18,11 +18,12 @@ from teachwise.evidence import ChainEvidence, OwnAnswer, VoteEvidence
 from teachwise.measures import SOURCES, Asking, Known, find_measure
 from teachwise.measures.chain import chain_correct
 from teachwise.measures.writing import answer_token, sentence_starts, thinking_tokens
-from teachwise.pipeline import key_of, run_recipe, step_named
+from teachwise.pipeline import run_recipe
 from teachwise.recipe import load_recipe
 from teachwise.records import read_records, to_table
 from teachwise.run_folder import Unit
 from teachwise.stats import roc_auc
+from teachwise.steps import key_of, step_named
 from teachwise.tasks import load_task
 from teachwise.tasks.letters import read_letter
 from test_chat import byte_tokenizer

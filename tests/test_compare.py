@@ -404,3 +404,11 @@ def test_costs_are_told_in_money_where_the_prices_are_known(compared):
     assert cost["teacher_usd"] == pytest.approx((60 * 2.0 + 40 * 0.5 + 50 * 8.0) / 1e6)
     assert found["teacher"]["by_band"]["hard"]["unusable_usd"] == pytest.approx((100 * 2.0 + 6 * 8.0) / 1e6)
     assert "for 150 teacher tokens ($0.0005)" in found["sentences"][1]
+
+
+def test_what_came_in_batches_is_told_at_the_price_of_batches(compared):
+    batch = {"model": "big", "delivery": "batch"}
+    prices = {"teacher_tokens": None, "prices": {"input": 2.0, "output": 8.0, "batch_share": 0.5}}
+    _, found = compared(taught=TAUGHT, budget=prices, teacher=batch)
+    assert found["arms"]["banded"]["cost"]["teacher_usd"] == pytest.approx((100 * 2.0 + 50 * 8.0) / 2 / 1e6)
+    assert found["teacher"]["by_band"]["hard"]["unusable_usd"] == pytest.approx((100 * 2.0 + 6 * 8.0) / 2 / 1e6)

@@ -187,7 +187,7 @@ def _teacher(recipe: Recipe, run: Run, train: Sequence[str], scores: Mapping[str
     bands = bands_of({one: scores[one].value for one in train}, train, recipe.edges)
     units = [Unit("teach", arm, seed) for arm in recipe.arms for seed in recipe.seeds_of(arm)]
     rows = [row for unit in units for row in run.records(unit, "rationales.parquet", Rationale)]
-    found = by_band(rows, bands, recipe.price)
+    found = by_band(rows, bands, recipe.price_as_delivered)
     shown = {"gold_shown": recipe.teacher.show_answer, "by_band": found}
     return {**teacher_verdict(found, recipe.min_usable), **shown}
 
@@ -228,11 +228,12 @@ def _cost(recipe: Recipe, run: Run, arm: str) -> dict[str, Any]:
     teach = _taught(recipe, run, arm)
     train = [(run.manifest(Unit("train", arm, seed)) or {})["counts"] for seed in recipe.seeds_of(arm)]
     mean = {name: float(np.mean([counts[name] for counts in teach])) for name in teach[0]}
+    price = recipe.price_as_delivered
     return {
         "teacher_tokens": mean["prompt_tokens"] + mean["completion_tokens"],
         "teacher_prompt_tokens": mean["prompt_tokens"],
         "teacher_completion_tokens": mean["completion_tokens"],
-        "teacher_usd": recipe.price and recipe.price.usd(*(mean[f"{name}_tokens"] for name in _PRICED)),
+        "teacher_usd": price and price.usd(*(mean[f"{name}_tokens"] for name in _PRICED)),
         "unusable_tokens": mean["unusable_tokens"],
         "requests": mean["requests"],
         "rationales_asked": mean["asked"],

@@ -22,7 +22,7 @@ from teachwise.run_folder import write_text
 from teachwise.strict_yaml import validated
 
 STUDENT = "Qwen/Qwen2.5-0.5B-Instruct"
-TEACHER = {"model": "deepseek-chat", "base_url": "https://api.deepseek.com/v1", "key_env": "TEACHER_API_KEY"}
+TEACHER = {"model": "deepseek-flash", "base_url": "https://api.deepseek.com/v1", "key_env": "TEACHER_API_KEY"}
 LOCAL_URL = "http://127.0.0.1:8000/v1"
 FEW_TRAIN = 200
 """With fewer train rows the gate only warns, and rejected rationales become answers: a stage might be left empty."""

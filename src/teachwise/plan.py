@@ -5,8 +5,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from teachwise.buying import buy
-from teachwise.engines import check_key, load_teacher
+from teachwise.delivery import deliver
 from teachwise.estimate import Ask, Basis, Range, cost_of, requests_of
 from teachwise.footprint import Footprint, footprint
 from teachwise.ledger import Ledger
@@ -137,10 +136,20 @@ def plan(recipe: Recipe, run: Run, units: Iterable[Unit], is_pilot: bool = False
         is_pilot: A pilot was just bought.
     """
     found = wishes(recipe, run, units)
-    asks = {wish.example.id: ask for wish in found if (ask := wish.ask(recipe))}
+    return _plan(recipe, run, found, {wish.example.id: ask for wish in found if (ask := wish.ask(recipe))}, is_pilot)
+
+
+def plan_pilot(recipe: Recipe, run: Run, chosen: Sequence[Wish]) -> Plan:
+    """What a pilot comes to, each of its requests sent once."""
+    asks = {wish.example.id: ask for wish in chosen if (ask := wish.ask(recipe))}
+    once = {id: replace(ask, retries=0, may_grow=False) for id, ask in asks.items()}
+    return _plan(recipe, run, chosen, once, is_pilot=False)
+
+
+def _plan(recipe: Recipe, run: Run, found: Sequence[Wish], asks: dict[str, Ask], is_pilot: bool) -> Plan:
     basis, rate = basis_for(recipe, run, found)
     to_buy = list(asks.values())
-    price = price_of(recipe)
+    price = recipe.price_as_delivered
     tokens, usd = cost_of(to_buy, basis), _usd(to_buy, basis, price)
     requests = requests_of(to_buy, basis.judged)
     spent = _spent(recipe, run)
@@ -187,12 +196,6 @@ def is_free(recipe: Recipe) -> bool:
 
     is_own = recipe.teacher.engine == "hf" or is_here(recipe.teacher.base_url)
     return is_own and recipe.budget.prices is None
-
-
-def price_of(recipe: Recipe) -> Price | None:
-    """What the teacher's tokens cost as the recipe has them delivered; None where nobody knows."""
-    is_batch = recipe.price is not None and recipe.teacher.delivery == "batch"
-    return recipe.price.in_batch if recipe.price and is_batch else recipe.price
 
 
 def _usd(asks: Sequence[Ask], basis: Basis, price: Price | None) -> Range | None:
@@ -275,7 +278,8 @@ def _arm(recipe: Recipe, arm: str, found: Sequence[Wish], asks: dict[str, Ask], 
     own = [wish for wish in found if arm in wish.arms]
     to_buy = [asks[wish.example.id] for wish in own if wish.example.id in asks]
     replies = [reply for wish in own for reply in wish.replies]
-    price, usd = price_of(recipe), _usd(to_buy, basis, price_of(recipe))
+    price = recipe.price_as_delivered
+    usd = _usd(to_buy, basis, price)
     if price and usd:
         usd = usd.plus(sum(price.usd(one.prompt_tokens, one.completion_tokens, one.cached_tokens) for one in replies))
     left = set(list(asks)[n_borne:])
@@ -326,25 +330,27 @@ def write_plan(run: Run, made: Plan) -> None:
     write_records(run.root / PLANNED, Planned, made.rows)
 
 
-def buy_pilot(recipe: Recipe, run: Run, units: Iterable[Unit]) -> int:
-    """Ask the teacher for a few of the wanted rationales, spread evenly over the scores; they are paid and kept.
+def pilot_of(recipe: Recipe, run: Run, units: Iterable[Unit]) -> list[Wish]:
+    """A few of the wanted rationales, spread evenly over the scores; none where as many replies are there already."""
+    found = wishes(recipe, run, units)
+    basis, _ = basis_for(recipe, run, found)
+    return [] if len(basis.seen) >= PILOT else spread([wish for wish in found if wish.open], PILOT)
+
+
+def buy_pilot(recipe: Recipe, run: Run, chosen: Sequence[Wish]) -> int:
+    """Ask the teacher for a few rationales, delivered as the recipe says; they are paid and kept.
 
     Returns:
-        How many replies are there; 0 where nothing is to be bought, or as many are there already.
+        How many replies are there.
 
     Raises:
         TeacherError: the teacher refuses, or is not there.
+        GateError: they wait in files that somebody else answers.
     """
-    found = wishes(recipe, run, units)
-    basis, _ = basis_for(recipe, run, found)
-    chosen = spread([wish for wish in found if wish.open], PILOT)
     requests = [wish.open for wish in chosen if wish.open]
-    if not requests or len(basis.seen) >= PILOT:
-        return 0
-    check_key(recipe.teacher.key_env)
-    engine = load_teacher(**recipe.teacher.engine_options)
-    with closing(engine), closing(Ledger(recipe.ledger_at(run.root))) as ledger:
-        return len(buy(requests, engine, ledger, replace(terms_of(recipe), is_partial=True)))
+    teacher, terms = recipe.teacher, replace(terms_of(recipe), is_partial=True)
+    ledger_at = recipe.ledger_at(run.root)
+    return len(deliver(requests, ledger_at, terms, teacher.engine_options, teacher.delivery, run.root))
 
 
 def spread(found: Sequence[Wish], n: int) -> list[Wish]:

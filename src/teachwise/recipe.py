@@ -121,6 +121,11 @@ class Recipe(Section):
             return Price(own.input, own.output, own.cached_input, own.batch_share)
         return published_price(self.teacher.model, self.teacher.base_url) if self.teacher.engine == "openai" else None
 
+    @property
+    def price_as_delivered(self) -> Price | None:
+        """The same in the way in which the recipe has replies delivered: a batch costs less."""
+        return self.price.in_batch if self.price and self.teacher.delivery == "batch" else self.price
+
     def ledger_at(self, root: Path) -> Path:
         """Where the ledger of a run folder lies: in it, unless the recipe names one that several runs share."""
         return Path(self.teacher.ledger) if self.teacher.ledger else root / LEDGER
@@ -128,6 +133,10 @@ class Recipe(Section):
     def seeds_of(self, arm: str) -> list[int]:
         """The training seeds of an arm; one is enough where nothing is trained."""
         return self.seeds[:1] if self.arms[arm].policy == "none" else self.seeds
+
+    def asks_teacher(self, arm: str) -> bool:
+        """Whether an arm gives rationales."""
+        return any("rationale" in stage.gives.values() for stage in self.stages_of(arm))
 
     def stages_of(self, arm: str) -> list[Stage]:
         """The training stages of an arm, also where its policy implies them."""

@@ -322,7 +322,9 @@ def load_chat(model: str, revision: str | None = None, trust_remote_code: bool =
     except (OSError, ValueError) as error:
         raise StudentError(
             f"tokenizer of {model!r} cannot be loaded: {str(error).splitlines()[0]}",
-            "the folder needs tokenizer.json beside the weights",
+            "the folder needs tokenizer.json beside the weights"
+            if Path(path).is_dir()
+            else "check the name; a hub model needs the network or a filled cache",
         ) from error
     try:
         stops = GenerationConfig.from_pretrained(path, revision=revision).eos_token_id

@@ -136,7 +136,7 @@ class OpenAiTeacher:
         try:
             async with asyncio.timeout(self._timeout_seconds):  # `post` sends as is what `create` checks for 0.4 ms
                 found = await self._asker.post("/chat/completions", cast_to=ChatCompletion, body=self.fields(request))
-            return self._without_key(read_completion(found, request))
+            return self.without_key(read_completion(found, request))
         except TimeoutError:
             return no_reply(f"no whole reply within {self._timeout_seconds:g} seconds (time-out)", "unanswered")
         except openai.APIStatusError as error:
@@ -177,7 +177,7 @@ class OpenAiTeacher:
             )
         return no_reply(self._hidden(f"{type(error).__name__}: {_said(error)}"), fault, wait_seconds)
 
-    def _without_key(self, reply: Reply) -> Reply:
+    def without_key(self, reply: Reply) -> Reply:
         """A server may repeat the key in anything it sends, and the ledger must not hold it."""
         if not self._key:
             return reply
@@ -187,15 +187,16 @@ class OpenAiTeacher:
             reasoning=self._hidden(reply.reasoning),
             logprobs=self._hidden(reply.logprobs),
             finish_reason=self._hidden(reply.finish_reason),
+            error=reply.error and self._hidden(reply.error),
         )
 
     def told(self, error: Exception) -> str:
         """What a failed call says, without the key."""
         return self._hidden(f"{type(error).__name__}: {_said(error)}")[:MOST_TOLD]
 
-    def hidden(self, content: bytes) -> bytes:
-        """A file of the provider's, without the key."""
-        return content.replace(self._key.encode(), b"[key]") if self._key else content
+    def hidden(self, text: str) -> str:
+        """Words of the provider's, without the key."""
+        return self._hidden(text)
 
     def _hidden(self, text: str) -> str:
         return text.replace(self._key, "[key]") if self._key else text
