@@ -24,7 +24,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from teachwise import ledger_schema, lessons, plan, records
+from teachwise import evidence, ledger_schema, lessons, plan, records
 from teachwise.measures import MEASURES, cost_in_words
 from teachwise.recipe import Recipe
 from teachwise.sections import Arm, Stage
@@ -129,7 +129,7 @@ def fields_part(*names: str) -> str:
 
 def record_part(name: str) -> str:
     """The columns of a table: name, type, meaning, from the record class."""
-    kind = next(getattr(home, name) for home in (records, lessons, plan) if hasattr(home, name))
+    kind = next(getattr(home, name) for home in (records, evidence, lessons, plan) if hasattr(home, name))
     meaning = _attributes(kind.__doc__ or "")
     hints = get_type_hints(kind)
     rows = [f"| `{field.name}` | {_kind(hints[field.name])} | {meaning[field.name]} |" for field in fields(kind)]

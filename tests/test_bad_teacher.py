@@ -73,7 +73,8 @@ def test_a_teacher_that_refuses_or_talks_nonsense_is_told_and_what_was_paid_for_
     assert code == 2
     assert_told(err, "teach: ", said, hint)
     ledger = Ledger(tmp_path / "run" / "ledger.sqlite")
-    assert ledger.totals()["requests"]["ok"] == 5
+    n_odd = HOPELESS if name == "no text" else 0  # these were written and billed: they are not bought again
+    assert ledger.totals()["requests"]["ok"] == 5 + n_odd
     ledger.close()
 
 

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 
 from teachwise.errors import RecipeError
 from teachwise.ledger import LEDGER
+from teachwise.measures import SOURCES, find_measure
 from teachwise.prices import Price, published_price
 from teachwise.sampling import EDGES
 from teachwise.sections import (
@@ -163,6 +164,15 @@ class Recipe(Section):
         if isinstance(value, dict):  # the order of arms counts, and a key of a sorted map would lose it
             return [[name, _without_speed(one)] for name, one in value.items()]
         return _without_speed(value) if isinstance(value, Section) else value
+
+    def as_driven(self) -> "Recipe":
+        """The same as far as the driving measure goes: no other one, and what only others read at its default."""
+        needs = () if self.score.measure == "column" else find_measure(self.score.measure).needs
+        read = {name for one in needs for name in SOURCES[one].reads}
+        fields = type(self.score).model_fields
+        rest = {name for source in SOURCES.values() for name in source.reads if name in fields and name not in read}
+        defaults = {name: fields[name].get_default(call_default_factory=True) for name in rest}
+        return self.model_copy(update={"score": self.score.model_copy(update={"also": [], **defaults})})
 
     def plain(self) -> dict[str, Any]:
         """The resolved recipe as plain JSON values."""

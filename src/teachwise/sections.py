@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from teachwise.engines import address_fault
 from teachwise.errors import RecipeError
-from teachwise.measures import BESIDE, find_measure
+from teachwise.measures import BESIDE, SAMPLES, find_measure
 from teachwise.prices import Limits
 from teachwise.records import Give
 from teachwise.sampling import EDGES
@@ -260,6 +260,9 @@ class Score(Section):
         None, description="measures to validate beside it; null: a few that cost no further pass, and controls"
     )
     proxy: str | None = Field(None, description="for `gain`: hub name or folder of a weaker model, as `student.model`")
+    max_new_tokens: Positive = Field(1024, description="for `chain_...`, `thinking_...`, `vote_...`: longest chain")
+    samples: int = Field(SAMPLES, ge=2, le=1000, description="for `vote_...`: chains that vote on each question")
+    temperature: float = Field(0.7, gt=0, le=10, description="for `vote_...`: at which they are drawn")
     column: str | None = Field(None, description="for `measure: column`: the column with the score, higher = less sure")
     correct: str | None = Field(None, description="for `measure: column`: the column that says if it was right")
     batch_tokens: int = speed(16_384, "tokens per forward pass, padding included", gt=0)

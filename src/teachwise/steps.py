@@ -102,7 +102,7 @@ def key_of(step: Step, unit: Unit, recipe: Recipe, keys: Mapping[Unit, str], is_
         fields["student_digest"] = weights_digest(recipe.student.model)
     if step.name == "score":
         fields["measures"] = {name: code_digest(name) for name in recipe.score.measures}
-        fields["proxy_digest"] = weights_digest(recipe.score.proxy or "")
+        fields["proxy_digest"] = weights_digest(recipe.score.proxy) if recipe.score.proxy else None
     if step.name == "route" and not is_trusted and recipe.arms[unit.arm].policy in FOLLOW_SCORES:
         fields["is_trusted"] = False
     return unit_key(unit, fields, [_seen_key(step, other, recipe, keys) for other in keys if _reads(step, unit, other)])
@@ -111,12 +111,12 @@ def key_of(step: Step, unit: Unit, recipe: Recipe, keys: Mapping[Unit, str], is_
 def _seen_key(step: Step, other: Unit, recipe: Recipe, keys: Mapping[Unit, str]) -> str:
     """The key by which a step knows what it reads: only `validate` looks at measures beside the driving one.
 
-    So a measure more, or one less, redoes the scores, out of the evidence that is there, and no arm.
+    So a measure more, or one less, and a setting that it alone reads, redoes the scores, out of the evidence that is
+    there, and no arm.
     """
     if other.step != "score" or step.name == "validate":
         return keys[other]
-    alone = recipe.model_copy(update={"score": recipe.score.model_copy(update={"also": []})})
-    return key_of(step_named("score"), other, alone, keys)
+    return key_of(step_named("score"), other, recipe.as_driven(), keys)
 
 
 def _reads(step: Step, unit: Unit, other: Unit) -> bool:
