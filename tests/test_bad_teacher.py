@@ -15,6 +15,7 @@ from werkzeug import Response
 
 from complaint import NOBODY, assert_told, teachwise, write_recipe
 from teachwise import open_run
+from teachwise.buying import HOPELESS
 from teachwise.ledger import Ledger
 from teachwise.toy.server import complete
 from teachwise.toy.teacher import FLAWLESS

@@ -376,7 +376,7 @@ def test_an_arm_whose_teacher_saw_the_answers_or_that_learns_from_wrong_rational
     shown = {"teacher": {"model": "big", "show_answer": True}}
     assert compared(**shown)[1]["arms"]["banded*"]["marks"] == ["the teacher saw the answers"]
     with_counts(monkeypatch, kept=2)
-    wanted = ["learns from 1 rationales without the gold answer"]
+    wanted = ["learns from 1 rationale without the gold answer"]
     assert compared()[1]["arms"]["banded*"]["marks"] == wanted
     with_counts(monkeypatch, asked=0, kept=0, correct=0)
     assert "banded" in compared(**shown)[1]["arms"], "an arm without rationales is what it was"

@@ -74,11 +74,13 @@ def test_the_short_answer_is_no_surer_than_the_intervals(against, answer):
 )
 def test_arms_that_the_budget_cut_short_get_no_verdict(lacks, found):
     data = cut_short(make(names=("base", "banded", "random", "distill")), **lacks)
+    even = {"value": 0.1, "low": -0.1, "high": 0.3}
+    data["comparison"]["arms"]["banded"]["against"]["random"] = {"difference": even}
     wanted = f"No verdict: {found}, which the budget could not bear."
     assert short_answer(data["comparison"], "banded") == wanted
     said = " ".join(told(data))
     assert "(random) reached 73.5%, which shows nothing here." in said
-    assert f"Not settled: whether choosing by the score beats choosing by lot, since {found}" in said
+    assert "Not settled: whether choosing by the score beats choosing by lot, since not all rationales" in said
     assert "better or worse than random" not in said
     assert said.count("partial, ") == len(lacks.keys() & {"banded"}), "where an arm is introduced it says what it is"
 

@@ -355,7 +355,7 @@ class _BatchBuyer:
 
     def _show(self, note: str) -> None:
         done = sum(reply.error is None for reply in self.replies.values()) + sum(self._completed.values())
-        self._bar.at(min(done, len(self._wanted)), note, self._terms.limits.text(self._ledger.spent()))
+        self._bar.at(min(done, len(self._wanted)), note, self._terms.limits.text(self._ledger.spent(self._terms.price)))
 
 
 _IN_VAIN = no_reply(f"came back from {TRIES} batches without a reply")

@@ -214,11 +214,12 @@ def _marks(recipe: Recipe, run: Run, arm: str) -> list[str]:
     """In what an arm is not what the recipe says it is."""
     first, taught = Unit("route", arm, recipe.seeds_of(arm)[0]), _taught(recipe, run, arm)
     asked, unpaid, kept, correct = (sum(one[name] for one in taught) for name in ("asked", "unpaid", "kept", "correct"))
+    wrong = kept - correct
     told = {
         "routed at random, since the gate failed": (run.manifest(first) or {})["counts"].get("randomised"),
         f"partial, {unpaid:,} of {asked:,} rationales not bought": unpaid,
         "the teacher saw the answers": recipe.teacher.show_answer and kept,
-        f"learns from {kept - correct:,} rationales without the gold answer": kept - correct,
+        f"learns from {wrong:,} rationale{'s' * (wrong != 1)} without the gold answer": wrong,
     }
     return [mark for mark, holds in told.items() if holds]
 

@@ -20,22 +20,19 @@ from teachwise.ledger import LEDGER
 from teachwise.measures import SOURCES, find_measure
 from teachwise.prices import Price, published_price
 from teachwise.sampling import EDGES
+from teachwise.section import Fraction, Section, Seed, fault_at
 from teachwise.sections import (
     PAPER_ARMS,
     Arm,
     Budget,
     Data,
     Evaluate,
-    Fraction,
     Score,
-    Section,
-    Seed,
     Stage,
     Student,
     Teacher,
     Train,
     Validate,
-    fault_at,
 )
 from teachwise.strict_yaml import Place, read_mapping, read_override, take_over, validated
 from teachwise.verify import Keep

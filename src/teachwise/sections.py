@@ -6,8 +6,7 @@ What can be wrong within one section is checked here; what only the whole recipe
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, model_validator
 
 from teachwise.engines import address_fault
 from teachwise.errors import RecipeError
@@ -15,36 +14,9 @@ from teachwise.measures import BESIDE, SAMPLES, find_measure
 from teachwise.prices import Limits
 from teachwise.records import Give
 from teachwise.sampling import EDGES
+from teachwise.section import Fraction, Name, Positive, Section, fault_at, speed
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(gt=0, le=10**9)]
-Name = Annotated[str, Field(min_length=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
 TaskName = Literal["multiple_choice", "mmlu_pro", "toy", "toy_open"]
-
-
-def speed(default: Any, description: str, **bounds: Any) -> Any:
-    """A field that changes how fast a result is made, not the result: it is no part of any unit's key."""
-    return Field(default, description=description, json_schema_extra={"speed": True}, **bounds)
-
-
-class Section(BaseModel):
-    """A part of the recipe; unknown keys are mistakes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation in (int, float):
-            raise ValueError(f"wanted a number, got {str(value).lower()}")  # pydantic would take it for 1 or 0
-        return value
-
-
-def fault_at(place: tuple[str | int, ...], found: str) -> ValidationError:
-    """A mistake that only the section around it can see, but that stands at `place` within."""
-    error = PydanticCustomError("value_error", "{found}", {"found": found})
-    return ValidationError.from_exception_data("recipe", [{"type": error, "loc": place, "input": None}])
 
 
 def _check_device(device: str) -> None:
@@ -144,9 +116,8 @@ class Teacher(Section):
     @property
     def weights(self) -> str:
         """What runs here and in which form; "" for a model at an endpoint, which its name alone tells apart."""
-        pinned = f" revision={self.revision}" if self.revision else ""
-        form = f" dtype={self.dtype}" if self.dtype != "auto" else ""
-        return "" if self.engine == "openai" else f"{self.engine}{pinned}{form}"
+        form = [f"revision={self.revision}"] * bool(self.revision) + [f"dtype={self.dtype}"] * (self.dtype != "auto")
+        return "" if self.engine == "openai" else " ".join([self.engine, *form])
 
     @property
     def engine_options(self) -> dict[str, Any]:

@@ -276,7 +276,7 @@ def _open(comparison: Mapping[str, Any], lead: str, rivals: Sequence[str], gate:
     n_seeds = len(comparison["seeds"])
     found = [f"whether {lead} is better or worse than {listed(even)}"] if even else []
     if comparison["control"] and missing:
-        found.append(f"whether choosing by the score beats choosing by lot, since {missing}")
+        found.append("whether choosing by the score beats choosing by lot, since not all rationales were bought")
     if comparison["control"] is None:
         found.append("whether choosing by the score beats choosing by lot, since no arm is a random control")
     if gate in FAILING:
