@@ -16,17 +16,18 @@ from werkzeug import Response
 from teachwise import buying, consent, score
 from teachwise.consent import ask_before_judging
 from teachwise.errors import GateError, RecipeError, TeacherError
+from teachwise.evidence import SCRIPTED, JudgeEvidence
 from teachwise.judging import bound_of
 from teachwise.ledger import Ledger
 from teachwise.measures import SOURCES, Known, find_measure
 from teachwise.measures.judge import counts_of, first_question, read_rating, read_verdict, second_question
-from teachwise.pipeline import key_of, make_plan, run_recipe, step_named
+from teachwise.pipeline import make_plan, run_recipe
 from teachwise.recipe import load_recipe
 from teachwise.run_folder import Unit
+from teachwise.steps import key_of, step_named
 from teachwise.tasks.toy import Toy
 from teachwise.toy.judge import judged
 from teachwise.toy.server import serve
-from teachwise.verdicts import SCRIPTED, JudgeEvidence
 
 JUDGED = ("education", "difficulty", "steps")
 N = 60

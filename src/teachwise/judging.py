@@ -68,6 +68,7 @@ def _request(recipe: Recipe, conversation: Sequence[Message], prompt_version: st
         temperature=judge.temperature,
         prompt_version=prompt_version,
         options=judge.request_options,
+        weights=judge.weights,
     )
 
 

@@ -8,10 +8,10 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from teachwise.evidence import SCRIPTED, JudgeEvidence, NoVerdict
 from teachwise.measures import Asking, Known
 from teachwise.records import Example, Message
 from teachwise.request import Reply
-from teachwise.verdicts import SCRIPTED, JudgeEvidence, NoVerdict
 
 VERSION = "judge-1"
 """Raised when the words of a prompt change."""

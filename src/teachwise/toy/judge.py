@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from teachwise.verdicts import SCRIPTED
+from teachwise.evidence import SCRIPTED
 
 from .working import count_steps, work
 from .world import digest
