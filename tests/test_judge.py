@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug import Response
 
-from teachwise import buying, consent, score
+from teachwise import buying, consent, pipeline, score
 from teachwise.consent import ask_before_judging
 from teachwise.errors import GateError, RecipeError, TeacherError
 from teachwise.evidence import SCRIPTED, JudgeEvidence
@@ -376,6 +376,23 @@ def test_nothing_is_asked_without_a_yes_above_the_threshold(bench, recipe, gathe
     ask_before_judging(dear, gather.run, None)
     forget(gather.run)
     ask_before_judging(dear, gather.run, None)
+
+
+def test_what_the_ledger_holds_needs_neither_key_nor_judge(bench, recipe, gather, monkeypatch):
+    found = gather(recipe())
+    n = len(bench.bodies)
+    forget(gather.run)
+    monkeypatch.delenv("JUDGE_KEY")
+    assert gather(recipe()) == found
+    assert len(bench.bodies) == n
+
+
+def test_the_judges_key_is_kept_out_of_the_log_whatever_its_name(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(pipeline, "secret_values", lambda *names: seen.append(names) or {})
+    judge = "score.judge={model: big, key_env: ODD_NAME}"
+    run_recipe(load_recipe("toy", [SIZES, judge, "teacher.key_env=OTHER"]), tmp_path / "run", until="prepare")
+    assert seen == [("OTHER", "ODD_NAME")]
 
 
 def test_a_key_that_is_not_set_is_said_before_anything_is_asked(bench, recipe, gather, monkeypatch):
