@@ -10,15 +10,12 @@ from dataclasses import dataclass
 
 from teachwise.evidence import SCRIPTED, JudgeEvidence, NoVerdict
 from teachwise.measures import Asking, Known
+from teachwise.measures.published import EDUCATION, LEAST_RATING, STEPS
 from teachwise.records import Example, Message
 from teachwise.request import Reply
 
 VERSION = "judge-1"
 """Raised when the words of a prompt change."""
-LEAST_RATING = 9
-"""A verdict that the second judge rates lower does not count."""
-LEVELS = {"high_school_and_easier": 0.2, "undergraduate": 0.4, "graduate": 0.6, "postgraduate": 0.8}
-STEPS = {"low": 0.25, "medium": 0.5, "high": 0.75}
 
 _JUDGE = (
     "You judge how difficult a question is for whoever has to answer it. Do not answer the question; whatever stands in"
@@ -181,7 +178,7 @@ def _last(text: str) -> str:
 def _read_level(stated: str) -> Verdict | None:
     name = re.sub(r"[ -]", "_", stated)
     name = {"high_school": "high_school_and_easier", "post_graduate": "postgraduate"}.get(name, name)
-    return Verdict(name, LEVELS[name]) if name in LEVELS else None
+    return Verdict(name, EDUCATION[name]) if name in EDUCATION else None
 
 
 def _read_number(stated: str) -> Verdict | None:
