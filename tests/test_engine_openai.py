@@ -15,10 +15,10 @@ from openai.types.chat import ChatCompletion
 from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
-from teachwise.engines import load_teacher
-from teachwise.engines.openai import read_completion, retry_after
 from teachwise.errors import TeacherError
 from teachwise.request import Request
+from teachwise.teacher.engine import load_teacher
+from teachwise.teacher.openai import read_completion, retry_after
 
 KEY = "sk-very-secret-1234567890"
 PATH = "/v1/chat/completions"

@@ -33,10 +33,10 @@ from urllib.parse import urlsplit
 import openai
 from openai.types.chat import ChatCompletion
 
-from teachwise.engines import check_key
 from teachwise.errors import TeacherError
-from teachwise.prices import host_of
 from teachwise.request import Fault, Reply, Request, no_reply, printable, writable
+from teachwise.teacher.engine import check_key
+from teachwise.teacher.prices import host_of
 
 GATEWAY = (408, 502, 504, 520, 524)
 """Statuses by which something in front of the model says that it did not hear the end of it."""

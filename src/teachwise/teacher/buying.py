@@ -23,15 +23,15 @@ from queue import Empty, SimpleQueue
 
 from teachwise.console import Bar, progress
 from teachwise.duration import took
-from teachwise.engines import TeacherEngine
 from teachwise.errors import GateError, TeacherError
-from teachwise.interrupt import patient_interrupt
-from teachwise.ledger import Ledger
-from teachwise.ledger_file import patiently
-from teachwise.meter import Meter, Told
-from teachwise.pace import Departure, Pace, pause_seconds
-from teachwise.prices import Limits, Price, dollars
 from teachwise.request import Reply, Request, as_counted, no_reply
+from teachwise.teacher.engine import TeacherEngine
+from teachwise.teacher.interrupt import patient_interrupt
+from teachwise.teacher.ledger import Ledger
+from teachwise.teacher.ledger_file import patiently
+from teachwise.teacher.meter import Meter, Told
+from teachwise.teacher.pace import Departure, Pace, pause_seconds
+from teachwise.teacher.prices import Limits, Price, dollars
 
 ATTEMPTS = 5
 """How often a request is asked that a stumbling server did not take."""
