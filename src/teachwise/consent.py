@@ -9,7 +9,9 @@ from teachwise.plan_text import summary
 from teachwise.recipe import Recipe
 from teachwise.teacher.prices import dollars
 
-_LOOK = "`teachwise plan RECIPE` shows what is bought; go on with --yes (in Python: yes=True), or move {}"
+_LOOK = (
+    "`teachwise plan` with the same arguments shows what is bought; go on with --yes (in Python: yes=True), or move {}"
+)
 
 
 def ask_before_buying(plan: Plan, recipe: Recipe, is_agreed: bool) -> None:

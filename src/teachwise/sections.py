@@ -204,7 +204,7 @@ class Budget(Section):
     )
     ask_above_usd: float | None = speed(1.0, "a run asks before it may spend more dollars than this; null: never", ge=0)
     ask_above_tokens: int | None = speed(
-        1_000_000, "the same in teacher tokens, for a teacher whose price is not known", ge=0
+        100_000, "the same in teacher tokens, for a teacher whose price is not known", ge=0
     )
 
     @model_validator(mode="after")
