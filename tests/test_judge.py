@@ -13,12 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug import Response
 
-from teachwise import buying, consent, pipeline, score
+from teachwise import consent, pipeline, score
 from teachwise.consent import ask_before_judging
 from teachwise.errors import GateError, RecipeError, TeacherError
 from teachwise.evidence import SCRIPTED, JudgeEvidence
 from teachwise.judging import bound_of
-from teachwise.ledger import Ledger
 from teachwise.measures import SOURCES, Known, find_measure
 from teachwise.measures.judge import counts_of, first_question, read_rating, read_verdict, second_question
 from teachwise.pipeline import make_plan, run_recipe
@@ -26,6 +25,8 @@ from teachwise.recipe import load_recipe
 from teachwise.run_folder import Unit
 from teachwise.steps import key_of, step_named
 from teachwise.tasks.toy import Toy
+from teachwise.teacher import buying
+from teachwise.teacher.ledger import Ledger
 from teachwise.toy.judge import judged
 from teachwise.toy.server import serve
 
@@ -340,7 +341,7 @@ def test_the_teacher_is_part_of_a_scores_key_only_where_it_judges(recipe_with):
 @pytest.fixture
 def nobody(monkeypatch):
     monkeypatch.setattr(consent, "can_ask", lambda: False)
-    monkeypatch.setattr("teachwise.engines.openai.is_here", lambda url: False)
+    monkeypatch.setattr("teachwise.teacher.openai.is_here", lambda url: False)
 
 
 def test_the_bound_holds_and_falls_to_nothing_once_all_is_there(bench, recipe, gather, examples):

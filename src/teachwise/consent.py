@@ -3,18 +3,20 @@
 from rich.markup import escape
 
 from teachwise.console import ask, can_ask, say
-from teachwise.engines import check_key
 from teachwise.errors import GateError
 from teachwise.judging import bound_of, judged_sources
 from teachwise.plan import Plan
 from teachwise.plan_text import summary
-from teachwise.prices import dollars, host_of
 from teachwise.recipe import Recipe
 from teachwise.records import Example
 from teachwise.run_folder import Run, Unit
 from teachwise.score import evidence_at
+from teachwise.teacher.engine import check_key
+from teachwise.teacher.prices import dollars, host_of
 
-_LOOK = "`teachwise plan RECIPE` shows what is bought; go on with --yes (in Python: yes=True), or move {}"
+_LOOK = (
+    "`teachwise plan` with the same arguments shows what is bought; go on with --yes (in Python: yes=True), or move {}"
+)
 
 
 def ask_before_buying(plan: Plan, recipe: Recipe, is_agreed: bool) -> None:
@@ -103,6 +105,6 @@ def ask_before_judging(recipe: Recipe, run: Run, is_agreed: bool | None) -> None
 
 
 def _is_free(recipe: Recipe) -> bool:
-    from teachwise.engines.openai import is_here  # not above: the SDK behind it is slow to load
+    from teachwise.teacher.openai import is_here  # not above: the SDK behind it is slow to load
 
     return (recipe.judge.engine == "hf" or is_here(recipe.judge.base_url)) and recipe.budget.prices is None

@@ -8,18 +8,18 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from teachwise.buying import Terms
-from teachwise.delivery import deliver
 from teachwise.engines import weights_digest
 from teachwise.errors import GateError, TeacherError
-from teachwise.ledger import Ledger
 from teachwise.measures import SOURCES, Source, find_measure
 from teachwise.measures.judge import VERSION, first_question, is_rated, ratable, second_question
-from teachwise.prices import Spent
 from teachwise.recipe import Recipe
 from teachwise.records import Example, Message
 from teachwise.request import Reply, Request
 from teachwise.run_folder import Run
+from teachwise.teacher.buying import Terms
+from teachwise.teacher.delivery import deliver
+from teachwise.teacher.ledger import Ledger
+from teachwise.teacher.prices import Spent
 
 MOST_FAILED = 0.05
 """Share of requests that may fail for good, and stay as questions without a verdict, before scoring itself fails."""

@@ -139,8 +139,8 @@ class Reply:
             >>> Reply("so [[B]]", "stop", 12, 30).state
             'ok'
             >>> Reply("so [[", "max_tokens", 12, 30).state
-        'truncated'
-        >>> Reply("", "error", 0, 0, error="429", fault="too_fast").state
+            'truncated'
+            >>> Reply("", "error", 0, 0, error="429", fault="too_fast").state
             'planned'
         """
         if self.error is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from teachwise.duration import took
 from teachwise.errors import DataError
-from teachwise.ledger_schema import COLUMNS, bring_up, columns_of, is_known
+from teachwise.teacher.ledger_schema import COLUMNS, bring_up, columns_of, is_known
 
 _COPY = "keep a copy, it says what was paid for: `sqlite3 {} .recover` may save it; without it, all is bought again"
 _REFUSALS = {
@@ -18,7 +18,8 @@ _REFUSALS = {
     sqlite3.SQLITE_CANTOPEN: "it must be a file that you may write: move what stands there, or choose another --out",
     sqlite3.SQLITE_BUSY: "another program has it open: close that and run the same command again",
     sqlite3.SQLITE_CORRUPT: _COPY,
-    sqlite3.SQLITE_NOTADB: _COPY,
+    sqlite3.SQLITE_NOTADB: "give a run folder, or the ledger in it; if it was a ledger, its beginning is damaged: "
+    + _COPY,
 }
 """What a user can do about a primary result code of SQLite."""
 BUSY_SECONDS = 30.0
