@@ -13,7 +13,7 @@ import pytest
 from scipy.stats import rankdata
 
 from doc_pages import ROOT
-from teachwise.measures import MEASURES, SOURCES, Known, find_measure
+from teachwise.measures import MEASURES, SOURCES, Known, Measure, find_measure
 from teachwise.measures.answer import known_example
 from teachwise.records import Example
 from teachwise.run_folder import Run, Unit
@@ -214,6 +214,12 @@ def test_every_role_is_told_from_the_registry(judge):
     assert {name for name, role in roles.items() if role == "scripted"} == {
         name for name, one in MEASURES.items() if one.cost["teacher_calls"]
     }
+
+
+def test_what_asks_a_teacher_is_scripted_on_the_toy(judge, monkeypatch):
+    monkeypatch.setitem(SOURCES, "judge", replace(SOURCES["answer"], name="judge", calls=1))
+    monkeypatch.setitem(MEASURES, "judged", Measure("judged", "gold", "0-1", ("answer", "judge")))
+    assert judge.role_of("judged") == "scripted"
 
 
 def test_a_measure_that_is_newer_than_the_figures_is_named_as_such(page, found):
