@@ -57,7 +57,8 @@ MOST_STARTS = 5
 def recorded(data: Path) -> dict[str, tuple[Request, str]]:
     """Requests and what the teacher wrote to them, by request key; of repeated questions the first counts.
 
-    They are for the top quarter by the student's answer entropy, ties at its edge included: 3,008 questions.
+    They are for the top quarter by the student's answer entropy, ties at its edge included: 3,008 questions, of
+    which 33 are repetitions, so 2,975 requests.
     """
     table = pq.read_table(data / QUESTIONS)
     edge = pc.quantile(table["entropy"], 0.75)[0]

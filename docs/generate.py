@@ -25,11 +25,11 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from results_page import results_part
 
-from teachwise import ledger_schema, lessons, plan, records
+from teachwise import evidence, ledger_schema, lessons, plan, records
 from teachwise.measures import MEASURES, cost_in_words
-from teachwise.pipeline import STEPS, Step, step_named
 from teachwise.recipe import Recipe
 from teachwise.sections import Arm, Stage
+from teachwise.steps import STEPS, Step, step_named
 
 HERE = Path(__file__).parent
 RECIPE_HEAD = """# The recipe
@@ -130,7 +130,7 @@ def fields_part(*names: str) -> str:
 
 def record_part(name: str) -> str:
     """The columns of a table: name, type, meaning, from the record class."""
-    kind = next(getattr(home, name) for home in (records, lessons, plan) if hasattr(home, name))
+    kind = next(getattr(home, name) for home in (records, evidence, lessons, plan) if hasattr(home, name))
     meaning = _attributes(kind.__doc__ or "")
     hints = get_type_hints(kind)
     rows = [f"| `{field.name}` | {_kind(hints[field.name])} | {meaning[field.name]} |" for field in fields(kind)]
@@ -171,6 +171,11 @@ LEDGER_COLUMNS = {
     "completion_tokens": "tokens written: what the server says, or what can be counted here if that is more",
     "error": "why there is no reply",
     "changed_at": "seconds since 1970",
+    "served_model": "the model that the endpoint says has answered",
+    "host": "the endpoint's host; empty for a model that ran here",
+    "raw": "the whole reply where it holds no text that can be read",
+    "over_read": "how many times the bound on tokens read a reply came to; 1 where it kept to it",
+    "over_written": "how many times the bound on tokens written a reply came to; 1 where it kept to it",
 }
 
 

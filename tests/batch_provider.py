@@ -45,6 +45,7 @@ class Provider:
     Attributes:
         polls: How often a batch is looked at before it has ended.
         status: The word it ends with, or from the number of batches so far to that word.
+        why: What a batch that fails its check says.
         line_of: From a request's key and its number in the file to its line; None writes none.
         raw: From the text of a file of replies to another text; None leaves it as it is.
         late: How many looks at the end show no file of replies yet.
@@ -60,13 +61,13 @@ class Provider:
 
     def forget(self):
         """As if nobody had ever called."""
-        self.polls, self.status = 1, "completed"
+        self.polls, self.status, self.why = 1, "completed", "no such model"
         self.line_of = lambda key, number: answered(key)
         self.raw, self.late = None, 0
         self.before, self.after = {}, {}
         self.billed, self.calls = Counter(), []
         self.files, self.batches = {}, {}
-        self.has_metadata, self.lists = True, True
+        self.has_metadata, self.has_counts, self.lists = True, True, True
         self.authorizations = set()
 
     def upload(self, content):
@@ -107,7 +108,8 @@ class Provider:
                 self._end(batch)
         elif self.late:
             self.late -= 1
-        return {k: v for k, v in batch.items() if k != "output_file_id"} if self.late else batch
+        unseen = ["output_file_id"] * bool(self.late) + ["request_counts"] * (not self.has_counts)
+        return {k: v for k, v in batch.items() if k not in unseen}
 
     def finish(self):
         """Batches that nobody looks at end too, and are billed."""
@@ -120,7 +122,7 @@ class Provider:
         keys = [json.loads(line)["custom_id"] for line in self.files[batch["input_file_id"]].splitlines()]
         batch["status"] = self.status(len(self.batches)) if callable(self.status) else self.status
         if batch["status"] == "failed":
-            batch["errors"] = {"object": "list", "data": [{"code": "bad", "line": 2, "message": "no such model"}]}
+            batch["errors"] = {"object": "list", "data": [{"code": "bad", "line": 2, "message": self.why}]}
             return
         lines = [line for number, key in enumerate(keys) if (line := self.line_of(key, number))]
         good = [line for line in lines if (line["response"] or {}).get("status_code") == 200]

@@ -66,7 +66,7 @@ WITH_TEACHER = (
 
 FOUR_KEYS = {
     "student": STUDENT,
-    "teacher": "deepseek-chat",
+    "teacher": "deepseek-flash",
     "data": {"source": "questions.csv"},
     "budget": {"teacher_tokens": None},
 }

@@ -4,7 +4,7 @@ from made_records import rationale
 from teachwise import browse
 from teachwise.records import Example, Prediction, Score
 from teachwise.report import histogram, page
-from teachwise.verify import REASONS, band_row, teacher_verdict
+from teachwise.verify import REASONS, band_row, teacher_verdict, what_to_do
 
 NASTY = """<b>&"'arm"""
 LONG = "an arm whose name somebody made far longer than any table or chart has room for, with reasons"
@@ -43,7 +43,8 @@ def arm_data(name, place, others, seeds, subjects):
     gap = {"value": -0.031, "low": -0.05, "high": -0.01, "n": 200}
     pair = {"difference": gap, "mcnemar": [{"only_a": 3, "only_b": 9, "p": 0.146}] * seeds}
     return {
-        "arm": name.split(" (")[0],
+        "arm": name,
+        "marks": [],
         "mode": "routed",
         "accuracy": accuracy,
         "modes": {**modes, "routed": {**modes["routed"], "accuracy": accuracy}},
@@ -71,7 +72,17 @@ def teacher_data(bands, min_usable=0.5, price=None, **changes):
         verdicts = [verdict for verdict, n in counts.items() for _ in range(n)]
         found[band] = band_row([rationale(str(n), one, **changes) for n, one in enumerate(verdicts)], price)
     shown = changes.get("gold_shown", False)
-    return {**teacher_verdict(found, min_usable), "gold_shown": shown, "by_band": found}
+    more = {"gold_shown": shown, "advice": what_to_do(1, "drop"), "by_band": found}
+    return {**teacher_verdict(found, min_usable), **more}
+
+
+def cut_short(data, **lacks):
+    """The same data after a budget that could not bear so many of the rationales of some arms, by name."""
+    for name, n in lacks.items():
+        arm = data["comparison"]["arms"][name]
+        arm["cost"]["rationales_bought"] -= n
+        arm["marks"] = [f"partial, {n} of {arm['cost']['rationales_asked']:.0f} rationales not bought"]
+    return data
 
 
 def in_recipe(name, control, arms):
@@ -164,6 +175,7 @@ def make(names=("base", "banded", "random"), control="random", seeds=1, subjects
         "losses": {one["arm"]: [stage, stage] for one in arms.values()},
         "ledger": {**LEDGER, "requests": {"ok": 100, "failed": 2}},
         "price": None,
+        "is_free": False,
         "provenance": {
             "versions": {"teachwise": "0.1.0"},
             "python": "3.11.7",

@@ -10,6 +10,7 @@ from teachwise import cli
 from teachwise.account import Sum, account_of, export_requests, told
 from teachwise.errors import DataError
 from teachwise.ledger import Ledger
+from teachwise.lifeline import locks_held
 from teachwise.prices import Price
 from teachwise.request import Reply, Request, no_reply
 from teachwise.run_folder import RESOLVED, write_text
@@ -86,6 +87,54 @@ def test_a_bare_ledger_knows_no_arms_and_is_left_as_it_is(bare):
     assert account_of(bare) == found
 
 
+def contents(folder):
+    """All files of a folder; SQLite marks in `-shm` who reads."""
+    return {file.name: file.read_bytes() if file.suffix != ".sqlite-shm" else b"" for file in folder.iterdir()}
+
+
+def test_a_ledger_that_a_kill_left_is_told_right_and_stays_as_it_is(bare, tmp_path):
+    (tmp_path / "left").mkdir()
+    with closing(Ledger(bare)) as ledger:
+        ledger.reserve([replace(REQUEST, sample=50)])
+        for file in tmp_path.glob("*shared.sqlite*"):
+            (tmp_path / "left" / file.name).write_bytes(file.read_bytes())  # locks are not copied, so its owner is dead
+    left = tmp_path / "left" / "shared.sqlite"
+    before = contents(left.parent)
+    assert {name.rpartition(".")[2] for name in before} == {"sqlite", "sqlite-wal", "sqlite-shm", "lock"}
+    found = account_of(left)
+    assert found.states["unknown"].requests == 2
+    assert "sent" not in found.states
+    assert export_requests(left, tmp_path / "out.jsonl") == 10
+    assert contents(left.parent) == before
+
+
+def test_what_is_closed_is_read_without_a_file_beside_it(bare):
+    before = contents(bare.parent)
+    account_of(bare)
+    assert contents(bare.parent) == before
+
+
+def test_what_a_living_process_has_under_way_is_told_as_such(bare):
+    with closing(Ledger(bare)) as ledger:
+        ledger.reserve([replace(REQUEST, sample=50)])
+        found = account_of(bare)
+        assert (found.under_way, found.states["sent"].requests) == (1, 1)
+        assert "1 request is under way in another process" in "\n".join(told(found))
+    found = account_of(bare)
+    assert (found.under_way, found.states["unknown"].requests) == (0, 2)
+
+
+def test_a_lock_that_may_not_be_tried_counts_as_held(bare, monkeypatch):
+    def refuse(*given, **named):
+        raise PermissionError(13, "Permission denied")
+
+    lock = bare.with_name(".shared.sqlite.one.lock")
+    lock.touch()
+    assert locks_held(bare) == []
+    monkeypatch.setattr("teachwise.lifeline.FileLock", refuse)
+    assert locks_held(bare) == [lock]
+
+
 @pytest.fixture
 def taught(recipe, routed):  # noqa: F811
     """A run that was killed in the middle of `teach`: half of what it wants is there, one request is under way."""
@@ -104,7 +153,9 @@ def test_each_arm_is_shown_with_what_it_would_pay_alone_and_all_paid_once(taught
     assert {name: arm.requests for name, arm in found.arms.items()} == {"banded": 10, "distill": 20}
     assert found.arms["banded"].tokens == 10 * 80
     assert found.arms["banded"].usd == pytest.approx(0.8)
-    assert found.total == found.arms["distill"], "what banded wants was paid once"
+    assert found.once.usd == pytest.approx(found.arms["distill"].usd)
+    assert replace(found.once, usd=0.0) == replace(found.arms["distill"], usd=0.0), "what banded wants was paid once"
+    assert (found.total.requests, found.total.tokens) == (found.once.requests, found.once.tokens)
     assert found.states["unknown"].requests == 1, "the process died with one under way"
     assert found.others.requests == 0
     lines = told(found)

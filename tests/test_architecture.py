@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import teachwise
-from teachwise.pipeline import STEPS
+from teachwise.steps import STEPS
 
 ROOT = Path(teachwise.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))

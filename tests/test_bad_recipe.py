@@ -237,7 +237,7 @@ OVERRIDE_CASES = [
     ("train.epochs=", "command line: ", "train.epochs: Input should be a valid number, got nothing", ""),
     ("train.epochs=[", "'train.epochs=[': the value is not YAML", "", "arms.banded.edges="),
     ("train={epochs: 1, epochs: 2}", "'train={epochs: 1, epochs: 2}': ", "'epochs' stands at line 1 already", ""),
-    ("seeds.0=1", "command line: ", "seeds: wanted a list", ""),
+    ("seeds.0=1", "command line: ", "seeds: wanted a list", "`teachwise check` with the same KEY=VALUE"),
     ("student.device=gpu", "command line: ", "student.device: wanted auto, cpu, cuda", ""),
     ("teacher.key_env=sk-SECRET", "command line: ", "never put the key itself in a recipe", ""),
     ("arms.sft.give=rational", "command line: ", "'answer' or 'rationale', got 'rational'", ""),
@@ -254,6 +254,7 @@ def test_a_wrong_override_is_named_as_the_command_lines_not_the_files(tmp_path, 
     assert (code, out) == (2, "")
     assert_told(err, place, said, hint)
     assert "SECRET" not in err
+    assert f"teachwise check {tmp_path}" not in err, "the file alone has no fault"
 
 
 def test_an_override_may_change_an_arm_that_the_recipe_leaves_to_the_default(tmp_path):
@@ -277,7 +278,7 @@ DOOR_CASES = {
     "a broken override of the demo": (
         ["demo", "--out", "TMP/d", "trian=1"],
         "command line: unknown key 'trian'",
-        "toy.yaml",
+        "the same KEY=VALUE",
     ),
 }
 

@@ -9,6 +9,8 @@ from safetensors import SafetensorError
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from complaint import as_jsonl, assert_told, content_of, questions, teachwise, write_recipe
+from teachwise.engines.hf import load_chat
+from teachwise.errors import StudentError
 from test_engine_hf import SHAPE, saved
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
@@ -125,6 +127,17 @@ STUDENT_CASES = {
         "dtype",
     ),
 }
+
+
+def test_a_hub_name_without_a_network_is_not_told_to_be_a_folder(monkeypatch):
+    def offline(*_, **__):
+        raise OSError("We couldn't connect to 'https://huggingface.co' to load the files")
+
+    monkeypatch.setattr("teachwise.engines.hf.AutoTokenizer.from_pretrained", offline)
+    with pytest.raises(StudentError, match="tokenizer of 'someone/model' cannot be loaded") as refused:
+        load_chat("someone/model")
+    assert "needs the network or a filled cache" in refused.value.hint
+    assert "folder" not in refused.value.hint
 
 
 @pytest.mark.parametrize("name", STUDENT_CASES)

@@ -6,15 +6,19 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 import pytest
 
 import batch_provider
 from batch_provider import ANSWER, TOKENS, answered, completion, not_answered
-from teachwise import batch_calls, batches
-from teachwise.batches import await_batches, batch_folder, buy_in_batches
+from teachwise import batch_calls, batch_note, batches
+from teachwise.account import account_of, told
+from teachwise.batch_note import batch_folder
+from teachwise.batches import await_batches, buy_in_batches
 from teachwise.buying import Terms
 from teachwise.engines.openai import OpenAiTeacher
 from teachwise.errors import GateError, TeacherError
@@ -39,6 +43,11 @@ def _quick(monkeypatch):
     monkeypatch.setattr(batch_calls, "pause_seconds", lambda attempt: 0.0)
 
 
+def others_of(n):
+    """What another recipe asks."""
+    return [replace(one, max_tokens=32) for one in requests_of(n)]
+
+
 def requests_of(n):
     return [Request("big", ({"role": "user", "content": f"question {i} ?"},), 64, 0.0, "1") for i in range(n)]
 
@@ -55,11 +64,11 @@ def market(provider, path):
 TEACHERS = WeakKeyDictionary()
 
 
-def bought(provider, path, n=5, terms=None):
+def bought(provider, path, n=5, terms=None, requests=None):
     """The replies to n requests, and the ledger's totals."""
-    terms = terms or Terms()
+    terms, requests = terms or Terms(), requests or requests_of(n)
     with market(provider, path) as (teacher, ledger):
-        replies = buy_in_batches(requests_of(n), teacher, ledger, terms, batch_folder(path / "ledger.sqlite"))
+        replies = buy_in_batches(requests, teacher, ledger, terms, batch_folder(path / "ledger.sqlite"))
         return replies, ledger.totals()
 
 
@@ -137,6 +146,23 @@ def test_the_key_stands_in_no_file(provider, tmp_path, capfd):
     assert KEY not in "".join(capfd.readouterr())
 
 
+def test_a_key_of_one_sign_changes_no_custom_id_and_no_text(provider, tmp_path, monkeypatch):
+    monkeypatch.setenv("TEST_TEACHER_KEY", "1")
+    provider.line_of = lambda key, number: answered(key, completion("If 1 = 1 then [[B]]"))
+    replies, sums = bought(provider, tmp_path, 9)
+    assert sums["requests"] == {"ok": 9}
+    assert {reply.text for reply in replies.values()} == {"If 1 = 1 then [[B]]"}
+
+
+def test_no_error_tells_the_key_or_commands_the_terminal(provider, tmp_path, capfd):
+    provider.line_of = lambda key, number: answered(key, {"error": {"message": f"{KEY}\x1b[2J is wrong"}}, 400)
+    replies, _ = bought(provider, tmp_path, 1)
+    assert [reply.error for reply in replies.values()] == ["400: [key] [2J is wrong"]
+    provider.status, provider.why = "failed", f"{KEY}\x1b[2J is wrong"
+    with pytest.raises(TeacherError, match=r"line 2: \[key\] \[2J is wrong"):
+        bought(provider, tmp_path, 2)
+
+
 # ---------------------------------------------------------------------------------------- limits
 
 
@@ -208,6 +234,7 @@ def test_a_batch_that_expires_with_no_line_for_the_rest_costs_nothing_for_it(pro
     provider.line_of = lambda key, number: answered(key) if number == 0 else None
     replies, sums = bought(provider, tmp_path, 4)
     assert sums["requests"] == {"ok": 3, "planned": 1}  # three batches, and one request came back from each of them
+    assert provider.calls.count("content") == 3  # nothing is missing of what was answered
     assert [reply.error for reply in replies.values() if reply.error] == ["came back from 3 batches without a reply"]
 
 
@@ -275,7 +302,58 @@ def test_lines_that_nobody_asked_for_and_garbage_are_named_and_the_first_of_two_
     replies, sums = bought(provider, tmp_path, 3)
     assert {reply.text for reply in replies.values()} == {ANSWER}
     assert sums["requests"] == {"ok": 3}
-    assert "line 1 is for a request that nobody asked" in capfd.readouterr().err
+    err = capfd.readouterr().err
+    assert "line 1 is for a request that nobody asked" in err
+    assert "fetching them again" not in err
+
+
+def test_a_provider_that_changes_the_keys_is_billed_once_and_all_of_it_counts(provider, tmp_path):
+    provider.line_of = lambda key, number: answered(key[:8])
+    one = requests_of(1)[0].upper_bound_tokens
+    with pytest.raises(TeacherError, match=r"no reply of batch .* bears the custom_id") as caught:
+        bought(provider, tmp_path, 9, Terms(Limits(teacher_tokens=5 * one)))
+    assert "teacher.delivery=live" in caught.value.hint
+    assert sum(provider.billed.values()) == 5
+    found = totals(tmp_path)
+    assert (found["requests"], found["held_tokens"]) == ({"planned": 4, "unknown": 5}, 5 * one)
+
+
+@pytest.mark.parametrize("has_counts", [True, False])
+def test_a_reply_whose_key_was_changed_counts_as_spent(provider, tmp_path, capfd, has_counts):
+    provider.has_counts = has_counts
+    broken = requests_of(1)[0].key
+    provider.line_of = lambda key, number: answered("nobody" if key == broken and len(provider.batches) == 1 else key)
+    _, sums = bought(provider, tmp_path, 3)
+    assert (sums["requests"], sums["lost_requests"]) == ({"ok": 3}, 1)
+    assert "1 of 3 without a reply, they count as spent" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("is_whole_line", "has_counts"), [(True, True), (False, True), (False, False)])
+def test_a_download_that_was_cut_without_a_word_is_fetched_again(provider, tmp_path, capfd, is_whole_line, has_counts):
+    provider.has_counts = has_counts
+    whole = {}
+
+    def cut():
+        name = next(one for one in provider.files if one.startswith("output"))
+        if name in whole:
+            provider.files[name] = whole[name]
+            return
+        whole[name] = provider.files[name]
+        end = whole[name].index(b"\n") + 1
+        provider.files[name] = whole[name][: end if is_whole_line else end + 50]
+
+    provider.before["content"] = cut
+    _, sums = bought(provider, tmp_path, 5)
+    assert (sums["requests"], sums["lost_requests"], sums["held_tokens"]) == ({"ok": 5}, 0, 0)
+    assert provider.calls.count("content") == 2
+    assert capfd.readouterr().err.count("fetching them again") == 1
+
+
+def test_a_reply_that_the_provider_counts_and_does_not_send_counts_as_spent(provider, tmp_path):
+    provider.raw = lambda text: text if len(provider.batches) > 1 else "".join(text.splitlines(keepends=True)[:-1])
+    _, sums = bought(provider, tmp_path, 3)
+    assert (sums["requests"], sums["lost_requests"]) == ({"ok": 3}, 1)
+    assert provider.calls.count("content") == batches.ATTEMPTS + 1
 
 
 def test_a_reply_that_was_billed_and_cannot_be_read_counts_as_spent(provider, tmp_path, capfd):
@@ -348,6 +426,31 @@ def test_a_batch_that_was_perhaps_started_is_not_started_again_where_nobody_can_
     assert (sums["requests"], sums["lost_requests"]) == ({"ok": 3}, 3)
 
 
+def test_the_provider_s_list_is_looked_at_twice_and_a_clock_that_was_set_back_changes_nothing(
+    provider, tmp_path, monkeypatch, capfd
+):
+    slept = []
+    monkeypatch.setattr(batch_calls, "LISTED_SECONDS", 60.0)
+    monkeypatch.setattr(batch_calls.time, "sleep", slept.append)
+    with market(provider, tmp_path) as (teacher, _):
+        find = batch_calls.Provider(teacher).find
+        assert find("001", "file-1", time.time() + 9_999) is None
+        assert (slept, provider.calls.count("list")) == ([60.0], 2)
+        assert "looking once more in 60 s" in capfd.readouterr().err
+        assert find("001", "file-1", time.time() - 61) is None
+    assert (len(slept), provider.calls.count("list")) == (1, 3)
+
+
+def test_the_search_in_the_provider_s_list_ends_at_batches_that_are_older(provider, tmp_path):
+    provider.files["other"] = b""
+    for _ in range(9):
+        name = provider.create({"input_file_id": "other", "endpoint": "e", "completion_window": "24h"})["id"]
+        provider.batches[name]["created_at"] -= 4 * 86_400
+    with market(provider, tmp_path) as (teacher, _):
+        assert batch_calls.Provider(teacher).find("001", "file-1", time.time()) is None
+    assert provider.calls.count("list") == 1  # of five pages
+
+
 @pytest.mark.parametrize(("call", "status"), [("upload", 404), ("upload", 401), ("create", 400)])
 def test_a_provider_without_a_batch_mode_says_so_and_nothing_is_held(provider, tmp_path, call, status):
     provider.before[call] = status
@@ -380,7 +483,8 @@ class Killed(BaseException):
 STEPS = [
     *((Ledger, name) for name in ("plan", "reserve", "hand_over", "mark_sent", "settle", "release")),
     *((batch_calls.Provider, name) for name in ("upload", "create", "look", "content")),
-    *((batches, name) for name in ("write_text", "write_json")),
+    (batches, "write_text"),
+    (batch_note, "write_json"),
 ]
 
 
@@ -487,6 +591,84 @@ def test_a_batch_at_another_server_is_not_bought_again_here(provider, tmp_path, 
     assert other.calls == []
 
 
+def left_by_another_recipe(provider, tmp_path, monkeypatch, dies_in="look"):
+    """A batch whose requests nobody wants any more; the start that made it is dead."""
+    with monkeypatch.context() as patch:
+        patch.setattr(batch_calls.Provider, dies_in, lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            bought(provider, tmp_path, requests=others_of(4))
+    assert {row["state"] for row in _rows(tmp_path)} == {"sent" if dies_in == "look" else "reserved"}
+
+
+def test_the_account_names_a_batch_that_waits(provider, tmp_path, monkeypatch):
+    left_by_another_recipe(provider, tmp_path, monkeypatch)
+    found = account_of(tmp_path / "ledger.sqlite")
+    (name,) = found.batches
+    assert told(found)[-1].startswith(f"batch {name} holds 4 requests: set aside for")
+    assert found.plain()["batches"] == {name: 4}
+
+
+@pytest.mark.parametrize("is_live", [True, False])
+def test_what_another_recipe_left_in_a_batch_is_fetched_and_nobody_waits_for_it(
+    provider, tmp_path, monkeypatch, capfd, is_live
+):
+    left_by_another_recipe(provider, tmp_path, monkeypatch)
+
+    def start():
+        with market(provider, tmp_path) as (teacher, ledger):
+            do = await_batches if is_live else buy_in_batches
+            do(requests_of(3), teacher, ledger, Terms(), batch_folder(tmp_path / "ledger.sqlite"))
+
+    provider.polls = 2
+    looks = provider.calls.count("retrieve")
+    start()
+    assert "of another recipe, is in_progress, and is not waited for" in capfd.readouterr().err
+    assert provider.batches["batch-1"]["looks"] == (1 if is_live else 2)
+    provider.finish()
+    start()
+    found = totals(tmp_path)
+    assert (found["requests"]["ok"], found["held_tokens"]) == (4 if is_live else 7, 0)
+    assert provider.calls.count("create") == (1 if is_live else 2)
+    assert provider.calls.count("retrieve") > looks
+
+
+def test_what_is_wrong_with_a_batch_of_another_recipe_is_told_and_stops_nothing(provider, tmp_path, monkeypatch, capfd):
+    left_by_another_recipe(provider, tmp_path, monkeypatch)
+    gone = [404]
+    provider.before["retrieve"] = lambda: gone.pop() if gone else None
+    assert len(bought(provider, tmp_path, 3)[0]) == 3
+    assert "of another recipe, is left: teach: no word of batch" in capfd.readouterr().err
+    with batch_provider.served() as other:
+        assert len(bought(other, tmp_path, requests=requests_of(5))[0]) == 5
+    assert f"run once with teacher.base_url={provider.base_url}" in capfd.readouterr().err
+    assert totals(tmp_path)["requests"] == {"ok": 5, "sent": 4}
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_what_another_recipe_never_started_is_taken_back(provider, tmp_path, monkeypatch, is_lost):
+    left_by_another_recipe(provider, tmp_path, monkeypatch, "create" if is_lost else "upload")
+    bought(provider, tmp_path, 3)
+    found = totals(tmp_path)
+    assert (found["requests"], found["held_tokens"]) == ({"ok": 3, "planned": 4}, 0)
+    assert provider.calls.count("create") == 1
+
+
+def test_a_batch_that_another_process_emptied_meanwhile_is_left_alone(provider, tmp_path, monkeypatch):
+    left_by_another_recipe(provider, tmp_path, monkeypatch)
+
+    class Late(batches.FileLock):
+        def acquire(self, *args, **options):
+            with closing(Ledger(tmp_path / "ledger.sqlite")) as ledger:
+                ledger.release(others_of(4))
+            return super().acquire(*args, **options)
+
+    monkeypatch.setattr(batches, "FileLock", Late)
+    looks = provider.calls.count("retrieve")
+    with market(provider, tmp_path) as (teacher, ledger):
+        await_batches(others_of(4), teacher, ledger, Terms(), batch_folder(tmp_path / "ledger.sqlite"))
+    assert provider.calls.count("retrieve") == looks
+
+
 def test_a_batch_whose_note_is_damaged_is_not_guessed_at(provider, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(batch_calls.Provider, "look", lambda *_: (_ for _ in ()).throw(Killed))
@@ -517,6 +699,7 @@ CHILD = """
 import sys
 from pathlib import Path
 from teachwise import batch_calls, batches
+from teachwise.batch_note import batch_folder
 from teachwise.buying import Terms
 from teachwise.engines.openai import OpenAiTeacher
 from teachwise.ledger import Ledger
@@ -527,7 +710,7 @@ path = Path(sys.argv[2])
 requests = [Request("big", ({"role": "user", "content": f"question {i} ?"},), 64, 0.0, "1") for i in range(5)]
 teacher = OpenAiTeacher("big", sys.argv[1], "TEST_TEACHER_KEY")
 try:
-    batches.buy_in_batches(requests, teacher, Ledger(path), Terms(), batches.batch_folder(path))
+    batches.buy_in_batches(requests, teacher, Ledger(path), Terms(), batch_folder(path))
 except KeyboardInterrupt:
     sys.exit(130)
 """

@@ -1,4 +1,4 @@
-"""buying: what follows from each outcome, within the limits and at a bearable pace, and nothing is paid twice."""
+"""buying: what follows from each outcome, within the limits and at a bearable pace, and no reply is bought twice."""
 
 import json
 import signal
@@ -19,7 +19,7 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
 from stand_in_teacher import ScriptedTeacher, fine
-from teachwise import buying, pace
+from teachwise import buying, interrupt, ledger_file, meter, pace
 from teachwise.buying import ATTEMPTS, HOPELESS, PATIENCE_SECONDS, TRIES, Terms, buy
 from teachwise.engines.openai import OpenAiTeacher
 from teachwise.errors import DataError, GateError, TeacherError
@@ -60,7 +60,7 @@ def ledger(path):
 def short_pauses(monkeypatch):
     monkeypatch.setattr(buying, "pause_seconds", lambda attempt: 0.01)
     monkeypatch.setattr(buying, "POLL_SECONDS", 0.05)
-    monkeypatch.setattr(buying, "DISK_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(ledger_file, "DISK_POLL_SECONDS", 0.01)
     monkeypatch.setattr(pace, "COOL_SECONDS", 0.02)
 
 
@@ -381,10 +381,36 @@ def test_paid_replies_wait_in_memory_for_a_disk_that_is_full(ledger, monkeypatch
 
 @pytest.mark.parametrize(("code", "patience"), [(sqlite3.SQLITE_CORRUPT, 60.0), (sqlite3.SQLITE_FULL, 0.1)])
 def test_a_disk_that_cannot_recover_or_does_not_is_the_users_to_mend(ledger, monkeypatch, code, patience):
-    monkeypatch.setattr(buying, "DISK_SECONDS", patience)
+    monkeypatch.setattr(ledger_file, "DISK_SECONDS", patience)
     monkeypatch.setattr(ledger, "settle", disk_says(code, 10_000, ledger.settle))
     with pytest.raises(DataError, match="the disk says no"):
         buy(batch(5), ScriptedTeacher(), ledger, Terms())
+
+
+@pytest.mark.parametrize("broken", ["reserve", "reconcile", "spent"])
+def test_a_ledger_that_fails_while_replies_are_under_way_loses_none_of_them(ledger, path, monkeypatch, broken):
+    """A lock held too long, or a full disk, meets whatever is written or read next."""
+    calls, real = Counter(), getattr(ledger, broken)
+
+    def fails(*given, **named):
+        calls[broken] += 1
+        if calls[broken] == (1 if broken == "reconcile" else 2):
+            cause = sqlite3.OperationalError("database is locked")
+            cause.sqlite_errorcode = sqlite3.SQLITE_BUSY
+            error = DataError("ledger.sqlite: database is locked", "close the other program")
+            raise error from cause
+        return real(*given, **named)
+
+    monkeypatch.setattr(ledger, broken, fails)
+    if broken == "reconcile":
+        other = Ledger(path)
+        other.reserve([numbered(29)])
+    teacher = ScriptedTeacher(delay_seconds=0.2)
+    with pytest.raises(DataError, match="database is locked"):
+        buy(batch(30), teacher, ledger, Terms(concurrency=6))
+    found = states(ledger)
+    assert found["ok"] == len(teacher.asked) > 0
+    assert "unknown" not in found
 
 
 # -------------------------------------------------------------------------------------------- the limits
@@ -471,6 +497,13 @@ def test_no_budget_sends_nothing_and_names_the_limit(ledger, limits, name):
     assert f"raise budget.{name} " in error.value.hint
 
 
+def test_a_budget_that_others_spent_says_so(ledger):
+    buy(batch(5), ScriptedTeacher(), ledger, Terms(Limits()))
+    others = [replace(one, prompt_version="another") for one in batch(3)]
+    with pytest.raises(GateError, match="by all runs that use this ledger; 0 of 3 rationales are there"):
+        buy(others, ScriptedTeacher(), ledger, Terms(Limits(1)))
+
+
 def test_a_partial_purchase_goes_on_with_what_there_is(ledger):
     terms = Terms(Limits(requests=7), is_partial=True, concurrency=4)
     replies = buy(batch(20), ScriptedTeacher(), ledger, terms)
@@ -490,7 +523,59 @@ def test_a_reply_larger_than_its_bound_counts_in_full_is_told_and_ends_the_purch
         buy(batch(20), teacher := ScriptedTeacher(in_turn(dear)), ledger, Terms(Limits(1000), concurrency=1))
     assert len(teacher.asked) == 1
     assert ledger.spent().tokens == 5010
-    assert "the teacher reports 5,010 tokens for a request, more than it may use" in capsys.readouterr().err
+    assert (
+        "the teacher reports 5,010 tokens for a request, more than it may use: the next ones" in capsys.readouterr().err
+    )
+
+
+def test_a_teacher_that_passes_its_bounds_passes_the_cap_by_a_few_requests_at_most(ledger, path, capsys):
+    """64 at once would have come to 64 times 5,010 before anybody knew."""
+    dear, cap = Reply("so [[A]]", "stop", 10, 5000), 10_000
+    teacher = ScriptedTeacher(in_turn(dear), delay_seconds=0.05)
+    with pytest.raises(GateError, match="since a reply of this teacher passed its bound") as error:
+        buy(batch(100), teacher, ledger, Terms(Limits(cap), concurrency=64))
+    assert "the next may cost 5,0" in error.value.found
+    assert len(teacher.asked) <= buying.FIRST_FEW
+    with closing(Ledger(path)) as later, pytest.raises(GateError):
+        buy(batch(100), again := ScriptedTeacher(in_turn(dear)), later, Terms(Limits(cap + 30_000), concurrency=64))
+    assert len(again.asked) <= 6, "after a restart it is known how much one may come to"
+    with closing(Ledger(path)) as later:
+        assert later.spent().tokens <= cap + 30_000
+
+
+def test_all_leave_at_once_where_there_is_no_cap_or_the_teacher_is_known(ledger):
+    buy(batch(16), free := ScriptedTeacher(delay_seconds=0.2), ledger, Terms(concurrency=16))
+    later = [numbered(number) for number in range(20, 36)]
+    buy(later, known := ScriptedTeacher(delay_seconds=0.2), ledger, Terms(Limits(10**6), concurrency=16))
+    assert (free.most, known.most) == (16, 16)
+
+
+def test_money_that_was_spent_without_a_price_counts_against_a_cap_in_dollars(ledger):
+    buy(batch(50), ScriptedTeacher(), ledger, Terms())
+    limits = Limits(usd=50 * PRICE.usd(10, 5) + 3 * BOUND_USD)
+    wanted = [*batch(50), *(numbered(number) for number in range(100, 160))]
+    with pytest.raises(GateError) as error:
+        buy(wanted, ScriptedTeacher(), ledger, Terms(limits, PRICE))
+    assert ledger.spent(PRICE).usd <= limits.usd
+    assert "unknown price" not in error.value.found
+
+
+def test_replies_that_cannot_be_read_end_the_purchase_and_are_not_bought_again(ledger):
+    """They are paid for, so each is asked for once, and a wrong endpoint does not spend the budget."""
+    odd = Reply("", "stop", 10, 5, raw='{"choices": [7]}')
+    with pytest.raises(TeacherError, match=f"{HOPELESS} requests in a row failed.* kept as `raw` in the ledger"):
+        buy(batch(100), teacher := ScriptedTeacher(in_turn(odd)), ledger, Terms(concurrency=1))
+    assert len(teacher.asked) == HOPELESS
+    assert ledger.spent().tokens == HOPELESS * 15
+    found = buy(batch(HOPELESS), again := ScriptedTeacher(), ledger, Terms())
+    assert again.asked == []
+    assert {reply.raw for reply in found.values()} == {odd.raw}
+
+
+def test_an_end_that_nobody_knows_is_told(ledger, capsys):
+    say = in_turn(Reply("so [[A]]", "fini", 10, 5))
+    assert {one.state for one in buy(batch(3), ScriptedTeacher(say), ledger, Terms()).values()} == {"ok"}
+    assert "a reply ended with 'fini': it is taken for a whole one" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------- with other processes
@@ -628,12 +713,13 @@ def test_two_processes_that_want_the_same_pay_each_request_once(path, served):
 
 
 def test_two_processes_are_held_to_one_budget(path, served):
-    cap = 40 * 15 + BOUND
+    most = numbered(119).upper_bound_tokens  # the largest: its number has the most digits
+    cap = 40 * 15 + most
     both = [client(path, served, 0, 60, cap=cap), client(path, served, 60, 120, cap=cap)]
     for one in both:
         assert "gate" in one.communicate(timeout=100)[0]
     with closing(Ledger(path)) as ledger:
-        assert cap - BOUND < ledger.spent().tokens <= cap
+        assert cap - most < ledger.spent().tokens <= cap
         assert ledger.spent().tokens == 15 * len(served.answered)
 
 
@@ -660,10 +746,12 @@ def test_the_other_picks_up_what_a_killed_process_had_under_way(path, served):
 # ----------------------------------------------------------------------------------------------- Ctrl-C
 
 
-def test_ctrl_c_sends_nothing_more_and_leaves_nothing_on_its_way(path, served):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_end_sends_nothing_more_and_leaves_nothing_on_its_way(path, served, number):
+    """Ctrl-C, what a scheduler sends, and what a terminal sends that is closed."""
     one = client(path, served, 0, 400, concurrency=16)
     wait_until(lambda: len(served.answered) >= 20)
-    one.send_signal(signal.SIGINT)
+    one.send_signal(number)
     _, errors = one.communicate(timeout=60)
     assert "KeyboardInterrupt" in errors
     assert "awaiting the replies under way" in errors
@@ -672,6 +760,37 @@ def test_ctrl_c_sends_nothing_more_and_leaves_nothing_on_its_way(path, served):
         assert states(ledger) == {"ok": len(served.answered), "planned": 400 - len(served.answered)}
         assert len(served.asked) == len(served.answered)
     assert locks(path) == []
+
+
+def test_a_signal_that_is_ignored_stays_so():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interrupt.patient_interrupt() as stopped:
+            signal.raise_signal(signal.SIGHUP)
+        assert stopped == []
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_terminal_that_is_gone_ends_nothing(ledger, monkeypatch):
+    """What a closed window leaves: nobody can be told, and the replies under way are still paid for."""
+
+    def gone(text):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(interrupt, "say", gone)
+    monkeypatch.setattr(meter, "say", gone)
+
+    def say(request):
+        if request == numbered(0):
+            signal.raise_signal(signal.SIGHUP)
+        time.sleep(0.1)
+        return replace(fine(request), finish_reason="fini")
+
+    with pytest.raises(KeyboardInterrupt):
+        buy(batch(40), teacher := ScriptedTeacher(say), ledger, Terms(concurrency=4))
+    assert states(ledger) == {"ok": len(teacher.asked), "planned": 40 - len(teacher.asked)}
 
 
 def test_a_second_ctrl_c_ends_at_once_and_what_was_under_way_is_unknown(path, listening):

@@ -54,7 +54,7 @@ def test_the_pack_of_another_seed_holds_its_weights_its_threshold_and_its_own_ac
 def test_only_an_arm_whose_interval_holds_0_is_called_not_told_apart():
     gaps = {"worse": (-0.3, -0.1), "even": (-0.1, 0.1), "touching": (0.0, 0.2), "better": (0.1, 0.3)}
     figures = {
-        "entry": {"modes": {"cot": {"accuracy": {"value": 0.75}}}},
+        "entry": {"modes": {"cot": {"accuracy": {"value": 0.75}}}, "marks": []},
         "against": {name: {"low": low, "high": high} for name, (low, high) in gaps.items()},
         "name": "banded",
         "is_random": False,
@@ -63,9 +63,9 @@ def test_only_an_arm_whose_interval_holds_0_is_called_not_told_apart():
     }
     router = {"mode": "cot", "arm": "banded"}
     assert re.findall("not told apart from `(.*?)`", _limits(router, figures)) == ["even", "touching"]
-    assert "The report calls it" not in _limits(router, figures)
-    partial = {**figures, "name": "banded (partial: 3 of 9 rationales not bought)"}
-    assert "The report calls it `banded (partial: 3 of 9 rationales not bought)`." in _limits(router, partial)
+    assert "not what its recipe says" not in _limits(router, figures)
+    partial = {**figures, "entry": {**figures["entry"], "marks": ["partial, 3 of 9 rationales not bought"]}}
+    assert "not what its recipe says: partial, 3 of 9 rationales not bought." in _limits(router, partial)
     assert "routed at random" not in _limits(router, partial)
 
 

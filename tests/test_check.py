@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 
 import pytest
 import yaml
@@ -95,7 +94,7 @@ def test_check_opens_the_toy_and_leaves_the_hub_alone(monkeypatch):
     assert err.startswith("ok: every field; TIGER-Lab/MMLU-Pro is on the hub and was not opened")
 
 
-def test_check_of_many_rows_is_quick_and_loads_no_torch(tmp_path):
+def test_check_of_many_rows_loads_no_torch(tmp_path):
     options = [f"a fairly long option number {n}" for n in range(10)]
     rows = [{"question": f"Question {n}? " + "word " * 40, "options": options, "answer": "A"} for n in range(12_000)]
     write_table(tmp_path / "q.parquet", rows)
@@ -105,10 +104,8 @@ def test_check_of_many_rows_is_quick_and_loads_no_torch(tmp_path):
         f"look_over(load_recipe({str(path)!r}, ['data.source={tmp_path / 'q.parquet'}', 'score={{}}']))\n"
         "import json; print(json.dumps([m for m in ('torch', 'transformers', 'datasets') if m in sys.modules]))"
     )
-    started = time.monotonic()
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(found.stdout) == []
-    assert time.monotonic() - started < 15  # about 1 s on an idle machine
 
 
 LONG = "A traveller buys a ticket for the night train and finds that his seat is taken. Whom should he ask for help?"

@@ -347,11 +347,12 @@ def test_what_an_arm_would_pay_alone(compared):
 
 def test_an_arm_that_was_routed_at_random_is_renamed_in_every_table(compared):
     _, found = compared(randomised=True)
-    name = "banded (routed at random: gate failed)"
-    assert list(found["arms"]) == ["base", name, "random"]
-    assert found["arms"][name]["arm"] == "banded"
-    assert name in found["arms"]["random"]["against"]
-    assert found["sentences"][1].startswith(name)
+    assert list(found["arms"]) == ["base", "banded*", "random"]
+    assert found["arms"]["banded*"]["arm"] == "banded"
+    assert found["arms"]["banded*"]["marks"] == ["routed at random, since the gate failed"]
+    assert found["arms"]["random"]["marks"] == []
+    assert "banded*" in found["arms"]["random"]["against"]
+    assert found["sentences"][1].startswith("banded*: ")
 
 
 # the teacher
@@ -364,17 +365,19 @@ def with_counts(monkeypatch, **counts):
 def test_an_arm_that_the_budget_cut_is_partial_in_every_table(compared, monkeypatch):
     with_counts(monkeypatch, asked=60, unpaid=15)
     _, found = compared((0, 1))
-    name = "banded (partial: 30 of 120 rationales not bought)"
-    assert name in found["arms"]
-    assert name in found["arms"]["base (partial: 15 of 60 rationales not bought)"]["against"]
-    assert found["arms"][name]["cost"]["rationales_bought"] == 45
+    assert found["arms"]["banded*"]["marks"] == ["partial, 30 of 120 rationales not bought"]
+    assert found["arms"]["base*"]["marks"] == ["partial, 15 of 60 rationales not bought"]
+    assert "banded*" in found["arms"]["base*"]["against"]
+    assert found["arms"]["banded*"]["cost"]["rationales_bought"] == 45
+    assert not any("random*" in sentence for sentence in found["sentences"][:2]), "none is set against such a control"
 
 
 def test_an_arm_whose_teacher_saw_the_answers_or_that_learns_from_wrong_rationales_is_called_so(compared, monkeypatch):
     shown = {"teacher": {"model": "big", "show_answer": True}}
-    assert "banded (the teacher saw the answers)" in compared(**shown)[1]["arms"]
+    assert compared(**shown)[1]["arms"]["banded*"]["marks"] == ["the teacher saw the answers"]
     with_counts(monkeypatch, kept=2)
-    assert "banded (learns from 1 rationales without the gold answer)" in compared()[1]["arms"]
+    wanted = ["learns from 1 rationale without the gold answer"]
+    assert compared()[1]["arms"]["banded*"]["marks"] == wanted
     with_counts(monkeypatch, asked=0, kept=0, correct=0)
     assert "banded" in compared(**shown)[1]["arms"], "an arm without rationales is what it was"
 
@@ -394,7 +397,9 @@ def test_the_teacher_is_judged_by_band_over_the_distinct_rationales_of_all_arms(
     }
     assert (teacher["verdict"], teacher["usable"], teacher["n"], teacher["gold_shown"]) == ("PASS", 1, 2, False)
     assert compared(taught=TAUGHT, min_usable=0.6)[1]["teacher"]["verdict"] == FAILURE
-    assert compared()[1]["teacher"] == {"verdict": "NOT ASKED", "min_usable": 0.5, "gold_shown": False, "by_band": {}}
+    unasked = compared()[1]["teacher"]
+    assert unasked.pop("advice").startswith("take a stronger teacher; or keep: correct_or_ask_again(3)")
+    assert unasked == {"verdict": "NOT ASKED", "min_usable": 0.5, "gold_shown": False, "by_band": {}}
 
 
 def test_costs_are_told_in_money_where_the_prices_are_known(compared):
@@ -404,3 +409,11 @@ def test_costs_are_told_in_money_where_the_prices_are_known(compared):
     assert cost["teacher_usd"] == pytest.approx((60 * 2.0 + 40 * 0.5 + 50 * 8.0) / 1e6)
     assert found["teacher"]["by_band"]["hard"]["unusable_usd"] == pytest.approx((100 * 2.0 + 6 * 8.0) / 1e6)
     assert "for 150 teacher tokens ($0.0005)" in found["sentences"][1]
+
+
+def test_what_came_in_batches_is_told_at_the_price_of_batches(compared):
+    batch = {"model": "big", "delivery": "batch"}
+    prices = {"teacher_tokens": None, "prices": {"input": 2.0, "output": 8.0, "batch_share": 0.5}}
+    _, found = compared(taught=TAUGHT, budget=prices, teacher=batch)
+    assert found["arms"]["banded"]["cost"]["teacher_usd"] == pytest.approx((100 * 2.0 + 50 * 8.0) / 2 / 1e6)
+    assert found["teacher"]["by_band"]["hard"]["unusable_usd"] == pytest.approx((100 * 2.0 + 6 * 8.0) / 2 / 1e6)

@@ -205,6 +205,45 @@ def test_what_libraries_write_never_breaks_into_the_picture(tmp_path):
     )
 
 
+ASKING = """
+import pathlib, sys
+from teachwise.console import ask, progress, say, watching
+from teachwise.run_log import logged
+with logged(pathlib.Path(sys.argv[1]), {}), watching({"score": 1, "route": 1, "teach": 5}) as view:
+    view.begin("score", "score")
+    with progress("scoring", 5) as bar:
+        bar.advance()
+    view.end("score", True)
+    view.begin("route", "route")
+    for number in range(12):
+        say(f"plan {number}")
+    try:
+        say("bought" if ask("spend up to $12?") else "nothing is bought")
+    except KeyboardInterrupt:
+        say("stopped")
+    view.end("route", True)
+    view.begin("teach", "teach")
+print("the end")
+"""
+
+
+@pytest.mark.parametrize(
+    ("keys", "after"),
+    [(b"y\n", "bought"), (b"n\n", "nothing is bought"), (b"\x04", "nothing is bought"), (b"\x03", "stopped")],
+)
+def test_what_one_agrees_to_stays_on_the_screen(tmp_path, keys, after):
+    terminal = Terminal([sys.executable, "-c", ASKING, str(tmp_path / "run.log")], 100)
+    terminal.read(until=lambda shown: any("[y/N]" in line for line in shown))
+    assert not any("so far" in line for line in terminal.shown), "no picture beside a question"
+    terminal.press(keys)
+    terminal.read()
+    assert terminal.ended() == 0
+    told = [f"plan {number}" for number in range(12)]
+    assert terminal.shown[:12] == told
+    assert terminal.shown[12].startswith("spend up to $12? [y/N]")
+    assert terminal.shown[13:] == [after, "the end"]
+
+
 # the picture
 
 

@@ -14,8 +14,8 @@ import typer
 
 from doc_pages import NOT_RUN, ROOT, STAND_INS, check_options, commands_in, fences_of, make_targets, slugs_of
 from teachwise.cli import app
-from teachwise.pipeline import STEPS
 from teachwise.recipe import load_recipe
+from teachwise.steps import STEPS
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
 RECIPES = sorted(ROOT.glob("src/teachwise/recipes/*.yaml"))

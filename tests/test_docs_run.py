@@ -12,8 +12,8 @@ import pytest
 
 import stand_ins
 from doc_pages import ROOT, STUDENT, Workplace, check_yaml, fences_of, is_shown, read_directive, without_numbers
-from teachwise.pipeline import STEPS
 from teachwise.run_folder import open_run
+from teachwise.steps import STEPS
 
 STEP_PAGES = [ROOT / "docs" / "steps" / f"{step.name}.md" for step in STEPS]
 TUTORIAL = ROOT / "docs" / "tutorial.md"
@@ -24,7 +24,7 @@ OTHER_PAGES = [
 ]
 MY_RECIPE = f"""\
 student: {STUDENT}
-teacher: {{model: deepseek-chat, base_url: "https://api.deepseek.com/v1", key_env: TEACHER_API_KEY}}
+teacher: {{model: deepseek-flash, base_url: "https://api.deepseek.com/v1", key_env: TEACHER_API_KEY}}
 data: {{source: questions.csv, split: {{train: 0.6, dev: 0.15, test: 0.25}}, seed: 1}}
 budget: {{teacher_tokens: 61_000}}
 validate: {{on_fail: warn}}

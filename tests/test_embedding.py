@@ -6,8 +6,8 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from teachwise.engines.hf import HfEngine
+from teachwise.evidence import EmbeddingEvidence
 from teachwise.measures import SOURCES, Asking, Known, find_measure
-from teachwise.records import EmbeddingEvidence
 from teachwise.stats import roc_auc
 from teachwise.tasks.multiple_choice import MultipleChoice
 from test_engine_hf import SHAPE, saved

@@ -311,6 +311,9 @@ def test_a_retry_after_is_seconds_milliseconds_or_a_date():
     assert retry_after({"retry-after": "1", "retry-after-ms": "1500"}) == 1.5
     at = format_datetime(datetime.now(UTC) + timedelta(hours=2), usegmt=True)
     assert 7190 < retry_after({"retry-after": at}) <= 7200
+    dates = {"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT", "date": "Wed, 21 Oct 2015 07:27:00 GMT"}
+    assert retry_after(dates) == 60, "by the server's clock, whatever ours says"
+    assert retry_after({**dates, "date": "yesterday"}) is None
 
 
 NO_REPLIES = {
@@ -323,14 +326,8 @@ NO_REPLIES = {
     "a number": "7",
     "a text": '"hello"',
     "an error with status 200": {"error": {"message": "upstream is down"}},
-    "no choices": completion(choices=[]),
-    "choices null": completion(choices=None),
-    "choices that are no list": completion(choices={"0": "so"}),
-    "a choice that is a text": completion(choices=["so [[B]]"]),
-    "a choice without a message": completion(choices=[{"index": 0, "finish_reason": "stop"}]),
-    "a message that is a text": completion(choices=[{"index": 0, "message": "so [[B]]"}]),
-    "text that is no text": completion(text=[{"type": "text", "text": "so [[B]]"}]),
-    "a number for a text": completion(text=7),
+    "no choices": completion(choices=[], usage=None),
+    "choices null": completion(choices=None, usage={"completion_tokens": 0}),
 }
 
 
@@ -342,6 +339,46 @@ def test_what_is_no_reply_may_be_billed_all_the_same(server, teacher_of, what):
     assert (reply.state, reply.text) == ("unknown", "")
     assert reply.error
     assert ask(teacher).state == "ok"
+
+
+MADE = {
+    "no choices": completion(choices=[]),
+    "choices null": completion(choices=None),
+    "choices that are no list": completion(choices={"0": "so"}),
+    "a choice that is a text": completion(choices=["so [[B]]"]),
+    "a choice without a message": completion(choices=[{"index": 0, "finish_reason": "stop"}]),
+    "a message that is a text": completion(choices=[{"index": 0, "message": "so [[B]]"}]),
+    "parts without a text": completion(text=[{"type": "image_url", "image_url": "so"}]),
+    "a number for a text": completion(text=7),
+}
+
+
+@pytest.mark.parametrize("what", MADE)
+def test_what_was_written_and_billed_is_a_result_and_kept_as_it_came(server, teacher_of, what):
+    answers(server, MADE[what])
+    reply = ask(teacher_of(server))
+    assert (reply.state, reply.text, reply.prompt_tokens, reply.completion_tokens) == ("ok", "", 11, 7)
+    raw = json.loads(reply.raw)
+    assert raw.get("choices") == MADE[what]["choices"]
+    assert raw["usage"]["completion_tokens"] == 7
+
+
+def test_a_text_in_parts_is_joined(server, teacher_of):
+    parts = [{"type": "text", "text": "so "}, "it is ", {"type": "output_text", "text": "[[B]]"}]
+    answers(server, completion(text=parts))
+    reply = ask(teacher_of(server))
+    assert (reply.text, reply.raw) == ("so it is [[B]]", "")
+
+
+def test_a_raw_reply_is_kept_up_to_a_megabyte(server, teacher_of):
+    answers(server, completion(text={"x": "y" * 1_100_000}))
+    assert len(ask(teacher_of(server)).raw) == 1_000_000
+
+
+def test_who_answered_is_kept(server, teacher_of):
+    answers(server, completion(model="big-2026-11"))
+    reply = ask(teacher_of(server))
+    assert (reply.served_model, reply.host) == ("big-2026-11", server.host)
 
 
 def test_a_web_page_in_place_of_an_api_is_told(server, teacher_of):
@@ -480,6 +517,22 @@ def test_a_request_that_found_no_server_never_left(teacher_of):
     assert "refused" in reply.error or "failed" in reply.error
 
 
+def test_no_connection_is_used_twice(server, teacher_of):
+    """What is left over of one reply could be read as the next one."""
+    answers(server, completion())
+    ask(teacher_of(server))
+    assert server.log[0][0].headers["Connection"] == "close"
+
+
+def test_a_proxy_is_not_asked_for_a_server_on_this_machine(server, teacher_of, monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    answers(server, completion())
+    assert ask(teacher_of(server)).state == "ok"
+
+
 def test_a_name_that_nobody_has_is_an_absent_server(teacher_of, monkeypatch):
     def unknown(*_, **__):
         raise socket.gaierror(-2, "Name or service not known")
@@ -512,6 +565,13 @@ def drain(connection):
 # ---------------------------------------------------------------------------------------------- the key
 
 
+@pytest.mark.parametrize("key", ["x", "1", "B", "EMPTY", "]]"])
+def test_a_key_that_is_none_changes_no_text(server, teacher_of, monkeypatch, key):
+    monkeypatch.setenv("TEST_TEACHER_KEY", key)
+    answers(server, completion("If x = 1 the set is EMPTY, so [[B]]"))
+    assert ask(teacher_of(server)).text == "If x = 1 the set is EMPTY, so [[B]]"
+
+
 def test_a_key_that_is_not_set_is_the_users_mistake(monkeypatch):
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
     with pytest.raises(TeacherError, match="NO_SUCH_KEY is not set") as error:
@@ -533,7 +593,8 @@ ECHOES = {
     "logprobs": completion(choices=[{"message": {"content": "so"}, "logprobs": {"content": [{"token": KEY}]}}]),
     "a header": (completion(), 200, {"X-Your-Key": KEY}),
     "no completion": f"<html>{'x' * 50}{KEY}</html>",
-    "text that is no text": completion(text=[KEY]),
+    "text that is no text": completion(text=[{"key": KEY}], model=f"big {KEY}"),
+    "signs that a terminal obeys": ({"error": {"message": f"\x1b[2J{KEY}"}}, 400),
     **{f"status {status}": (ECHOED, status) for status in (400, 401, 404, 408, 429, 500, 503)},
     **{f"cut, status {status}": (LONG, status) for status in (400, 429, 500)},
 }
@@ -548,6 +609,7 @@ def test_a_key_that_the_server_repeats_comes_no_further(server, teacher_of, capf
     except TeacherError as error:
         found = error
     assert "sk-very" not in f"{found} {vars(found)}"
+    assert "\x1b" not in f"{found} {vars(found)}"
     shown = capfd.readouterr()
     assert "sk-very" not in f"{shown.out}{shown.err}"
     assert not any("sk-very" in record.getMessage() for record in caplog.records if record.name.startswith("teachwise"))

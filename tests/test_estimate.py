@@ -48,6 +48,23 @@ def test_the_interval_of_a_total_holds_it_about_as_often_as_it_says(n_seen, n):
     assert 0.88 <= held / 400 <= 0.99
 
 
+def uneven(lot, n):
+    """Prompts of which a token has two to eight bytes, and replies that are all of one length."""
+    sizes = lot.integers(200, 900, n)
+    return [Seen(int(size), int(size / lot.uniform(2, 8)), 100) for size in sizes]
+
+
+@pytest.mark.parametrize(("n_seen", "n"), [(16, 200), (16, 20), (60, 1000)])
+def test_prompts_that_differ_in_tokens_per_byte_widen_the_interval_too(n_seen, n):
+    lot, held = np.random.default_rng(2), 0
+    for _ in range(400):
+        came = uneven(lot, n)
+        asks = [Ask(one.prompt_bytes, 1, one.prompt_bytes + 16, 10**6) for one in came]
+        found = cost_of(asks, Basis(uneven(lot, n_seen)))
+        held += found.low <= sum(one.prompt_tokens + one.completion_tokens for one in came) <= found.high
+    assert 0.88 <= held / 400 <= 0.99
+
+
 def test_longer_replies_of_hard_questions_are_respected_where_enough_were_seen():
     seen = [Seen(400, 100, 100, "easy")] * 8 + [Seen(400, 100, 500, "hard")] * 8
     hard, easy, medium = (cost_of([Ask(400, 60, 416, 1000, band)], Basis(seen)) for band in ("hard", "easy", "medium"))
@@ -65,6 +82,12 @@ def test_rejected_ones_that_are_asked_again_are_in_it():
     unknown = requests_of(asks, Judged())
     assert (unknown.low, unknown.expected, unknown.high) == (100, None, 300)
     assert cost_of(asks, Basis([Seen(400, 100, 300)] * 10)).expected is None
+
+
+def test_the_bound_holds_where_the_first_is_cut_off_and_all_further_samples_have_the_longer_limit():
+    asks = Ask(400, 60, 416, 1000, retries=2, may_grow=True)
+    assert asks.bound() == (416 + 1000) + 3 * (416 + 2000)
+    assert Ask(400, 60, 416, 1000, retries=2).bound() == 3 * (416 + 1000)
 
 
 def test_a_reply_that_was_cut_off_is_longer_than_it_was():

@@ -120,8 +120,9 @@ def test_any_file_name_gives_a_recipe_and_commands_that_a_shell_understands(tmp_
     write(tmp_path / name, spread(40))
     said = start_recipe(name, student="of: a # kind")
     commands = [shlex.split(line, comments=True) for line in said.splitlines() if line.startswith("  teachwise ")]
-    assert [command[3:] for command in commands] == [["--until", "route"], []]
+    assert [command[1] for command in commands] == ["check", "plan", "run"]
     for command in commands:
+        assert len(command) == 3
         recipe = load_recipe(command[2])
         assert recipe.data.source == name
         assert recipe.student.model == "of: a # kind"

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from teachwise.errors import RecipeError
+from teachwise.evidence import AnswerEvidence
 from teachwise.measures import BESIDE, MEASURES, SOURCES, Asking, Known, code_digest, find_measure
 from teachwise.measures.answer import ASK, known_example
-from teachwise.records import AnswerEvidence
 from teachwise.tasks.multiple_choice import MultipleChoice
 
 LOG = math.log

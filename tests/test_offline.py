@@ -140,6 +140,40 @@ def test_no_more_is_written_than_the_limits_bear_and_what_is_there_counts_whatev
     assert len(buy(4, Terms(Limits(teacher_tokens=10), is_partial=True))) == 2
 
 
+def test_wherever_the_process_dies_no_request_becomes_unknown_and_no_reply_counts_twice(
+    buy, totals, tmp_path, monkeypatch
+):
+    class Killed(BaseException):
+        pass
+
+    def dies_after(name):
+        do = getattr(Ledger, name)
+
+        def work(*args, **options):
+            do(*args, **options)
+            raise Killed
+
+        return work
+
+    for name in ("plan", "reserve", "settle"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Ledger, name, dies_after(name))
+            with pytest.raises(Killed):
+                buy(2)
+        assert totals()["requests"] == {"planned": 2}
+    with pytest.raises(GateError):
+        buy(2)
+    put(tmp_path, "1", answered(KEYS[0]), answered(KEYS[1]))
+    for name in ("reserve", "settle"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Ledger, name, dies_after(name))
+            with pytest.raises(Killed):
+                buy(2)
+        assert totals()["requests"] == {"planned": 2}
+    buy(2)
+    assert (totals()["requests"], totals()["lost_requests"]) == ({"ok": 2}, 0)
+
+
 def test_usage_that_is_not_said_counts_as_all_that_may_have_been_used(buy, totals, tmp_path):
     with pytest.raises(GateError):
         buy(1)
@@ -189,8 +223,33 @@ def test_the_command_buys_in_one_batch_for_all_arms(tmp_path, monkeypatch):
         assert sorted(file.suffix for file in (out / "ledger.batches").iterdir()) == [".json", ".jsonl"]
 
 
+def test_a_recipe_that_was_changed_while_a_batch_ran_fetches_it_and_every_page_names_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("teachwise.batches.POLL_SECONDS", 0.01)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with batch_provider.served() as provider:
+        recipe, out = write_recipe(tmp_path, url=provider.base_url), tmp_path / "run"
+        with monkeypatch.context() as patch:
+            patch.setattr("teachwise.batch_calls.Provider.look", stop)
+            assert teachwise("teach", recipe, BATCH, "--yes", "--out", out)[0] == 130
+        changed = ("teacher.max_tokens=321", "--out", out)
+        for words in (("plan", recipe, *changed), ("ledger", out)):
+            code, text, _ = teachwise(*words)
+            assert code == 0
+            assert "holds 50 requests: set aside for" in text
+        code, _, err = teachwise("teach", recipe, "--offline", *changed)
+        assert code == 3
+        assert "holds 50 requests of another recipe, and is left as it is" in err
+        code, _, err = teachwise("teach", recipe, BATCH, "--yes", *changed)
+        assert code == 0, err
+        assert (len(provider.batches), len(provider.billed)) == (2, 100)
+        assert "holds 50 requests" not in teachwise("ledger", out)[1]
+
+
 def test_batches_and_files_are_for_endpoints(tmp_path):
-    with pytest.raises(RecipeError, match="`batch` is for engine `openai`"):
+    with pytest.raises(RecipeError, match="is for `engine: openai`"):
         load_recipe(write_recipe(tmp_path), [BATCH, "teacher.engine=hf"])
 
 

@@ -9,10 +9,11 @@ import pytest
 
 from teachwise import prepare
 from teachwise.errors import DataError, GateError, TeacherError
-from teachwise.pipeline import STEPS, key_of, run_recipe, units_of
+from teachwise.pipeline import run_recipe
 from teachwise.recipe import Recipe, load_recipe
 from teachwise.records import Assignment, Prediction, Rationale, Score
 from teachwise.run_folder import Run, Unit
+from teachwise.steps import STEPS, key_of, units_of
 from teachwise.toy.server import TeacherServer, serve
 
 ARMS = (
@@ -361,10 +362,10 @@ def test_a_failed_gate_that_only_warns_cannot_be_overlooked(teacher, tmp_path, c
     run_recipe(small(teacher, "validate={min_auc: 1.0, on_fail: warn}"), tmp_path, until="route")
     lines = capsys.readouterr().err.splitlines()
     loud = [line for line in lines if line.startswith("WARNING ")]
-    assert len(loud) == 2
+    assert len(loud) == 1, "said once at every start"
     assert "does not predict errors" in loud[0]
-    assert lines[-1] == loud[1], "the last thing before the teacher is asked"
-    assert "no better than by lot" in loud[1]
+    assert "no better than by lot" in loud[0]
+    assert "from here on" not in loud[0], "this start buys nothing"
     sft = "arms={sft: {policy: all, give: answer}}"
     run_recipe(small(teacher, "validate={min_auc: 1.0, on_fail: warn}", sft), tmp_path, until="route")
     assert capsys.readouterr().err.count("WARNING ") == 1, "nothing is bought"
@@ -414,3 +415,42 @@ def test_a_run_that_was_taught_needs_no_key_any_more(finished, teacher):
     before = times(finished)
     run_recipe(small(teacher, "teacher.key_env=NOT_SET"), finished.root)
     assert redone(before, times(finished)) == set()
+
+
+def test_what_the_budget_leaves_out_redoes_the_arms_it_touched_and_no_other(teacher, tmp_path):
+    """A whole arm is the same whether a partial one would have been allowed or not, under any cap."""
+    run = run_recipe(small(teacher, "seeds=[0]"), tmp_path / "whole", until="teach")
+    before = times(run)
+    for budget in ("{teacher_tokens: 400000, on_spent: partial}", "{teacher_tokens: 500000, on_spent: partial}"):
+        run_recipe(small(teacher, "seeds=[0]", f"budget={budget}"), run.root, until="teach")
+        assert redone(before, times(run)) == set()
+
+    tight = run_recipe(
+        small(teacher, "seeds=[0]", "budget={teacher_tokens: 900, on_spent: partial}"), tmp_path / "t", until="teach"
+    )
+    before = times(tight)
+    gaps = {arm: tight.manifest(Unit("teach", arm))["counts"]["unpaid"] for arm in ("sft", "banded", "random")}
+    assert gaps["sft"] == 0 < gaps["random"]
+    run_recipe(
+        small(teacher, "seeds=[0]", "budget={teacher_tokens: 900, on_spent: partial}"), tight.root, until="teach"
+    )
+    assert redone(before, times(tight)) == set()
+    more = "budget={teacher_tokens: 400000, on_spent: partial}"
+    run_recipe(small(teacher, "seeds=[0]", more), tight.root, until="teach")
+    assert redone(before, times(tight)) == {f"teach/{arm}/seed-0/round-0" for arm, n in gaps.items() if n}
+    assert tight.manifest(Unit("teach", "random"))["key"] == run.manifest(Unit("teach", "random"))["key"]
+
+
+def test_what_is_rejected_is_nothing_to_an_arm_that_asks_no_teacher(teacher):
+    def keys(*overrides):
+        recipe, found = small(teacher, *overrides), {}
+        for step in STEPS:
+            for unit in units_of(step, recipe):
+                found[unit] = key_of(step, unit, recipe, found)
+        return found
+
+    before = keys()
+    for change in ("on_rejected=answer", "keep=all", "teacher.max_tokens=77"):
+        after = keys(change)
+        changed = {unit.arm for unit in after if after[unit] != before[unit] and unit.step in ("teach", "train")}
+        assert changed == {"banded", "random"}, change

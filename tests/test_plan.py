@@ -13,7 +13,7 @@ from teachwise.consent import ask_before_buying, threshold_passed
 from teachwise.errors import GateError, TeacherError
 from teachwise.ledger import Ledger
 from teachwise.pipeline import make_plan, run_recipe
-from teachwise.plan import PILOT, Planned, plan, spread
+from teachwise.plan import PILOT, Planned, pilot_of, plan, plan_pilot, spread
 from teachwise.prices import Price
 from teachwise.recipe import load_recipe
 from teachwise.records import Assignment, Score, read_records
@@ -278,6 +278,33 @@ def test_a_failed_pilot_is_a_message(written, tmp_path, httpserver):
         make_plan(written(), out=tmp_path / "run", pilot=True)
 
 
+def test_nobody_pays_for_a_pilot_without_a_yes_either(written, tmp_path, httpserver):
+    answer_after(httpserver, 0)
+    path, out = written(prices=PRICES), tmp_path / "run"
+    with pytest.raises(GateError, match="nobody said yes"):
+        make_plan(path, out=out, pilot=True)
+    assert httpserver.log == []
+    assert make_plan(path, out=out, pilot=True, yes=True)[0].basis == "pilot"
+    assert len(httpserver.log) == PILOT
+    assert make_plan(path, out=out, pilot=True)[0].basis == "ledger", "nothing is to be bought, so nobody is asked"
+
+
+def test_a_pilot_is_asked_about_with_what_it_can_cost_alone(recipe, routed):
+    asked = recipe({"temperature": 0.7, "on_truncated": "ask_longer"}, keep="correct_or_ask_again(3)")
+    chosen = pilot_of(asked, routed.run, UNITS)
+    found = plan_pilot(asked, routed.run, chosen)
+    assert (found.open, found.requests.high) == (PILOT, PILOT)
+    assert found.most_tokens == sum(wish.open.upper_bound_tokens for wish in chosen)
+
+
+def test_a_pilot_comes_as_the_recipe_has_replies_delivered(written, tmp_path, httpserver):
+    answer_after(httpserver, 0)
+    with pytest.raises(GateError, match=f"{PILOT} requests wait to be answered"):
+        make_plan(written({"delivery": "files"}, prices=PRICES), out=tmp_path / "run", pilot=True)
+    assert httpserver.log == []
+    assert len((tmp_path / "run" / "offline" / "requests-001.jsonl").read_text().splitlines()) == PILOT
+
+
 # the question before buying
 
 
@@ -295,6 +322,22 @@ def test_the_high_end_in_dollars_counts_capped_by_the_budget(recipe, routed):
     assert passed(recipe(budget={**prices, "requests": 2}), routed) is None
     assert passed(recipe(budget={**prices, "requests": 4}), routed)[0] < "up to $2"
     assert passed(recipe(budget={**prices, "ask_above_usd": None}), routed) is None
+
+
+def test_what_was_bought_before_a_price_was_known_counts_at_the_price_of_today(recipe, routed):
+    buy_by_hand(recipe(), routed, routed.train[:10])
+    found = made(recipe(budget={"usd": 0.9, "prices": PRICES}), routed)
+    assert found.spent.usd == pytest.approx(10 * 80 * 1000 / 1e6)
+    assert found.borne.high == 0, "no request more can be borne by the ten cents that are left"
+
+
+def test_a_threshold_is_passed_above_it_and_not_at_it(recipe, routed):
+    prices, bound = {"input": 1000.0, "output": 1000.0}, int(made(recipe(), routed).tokens.high)
+    assert passed(recipe(budget={"ask_above_tokens": bound}), routed) is None
+    assert passed(recipe(budget={"ask_above_tokens": bound - 1}), routed) is not None
+    most = made(recipe(budget={"prices": prices}), routed).most_usd
+    assert passed(recipe(budget={"prices": prices, "ask_above_usd": most}), routed) is None
+    assert passed(recipe(budget={"prices": prices, "ask_above_usd": most - 1e-6}), routed) is not None
 
 
 def test_what_only_goes_into_files_or_is_in_a_batch_is_no_question(recipe, routed):

@@ -78,6 +78,27 @@ def test_a_cache_that_costs_more_than_reading_anew_is_a_slip():
 
 def test_small_amounts_are_not_rounded_away():
     assert [dollars(one) for one in (0.0, 0.00042, 0.02, 1234.5)] == ["$0.00", "$0.0004", "$0.02", "$1,234.50"]
+    assert dollars(0.000012) == "$0.00001"
+
+
+@pytest.mark.parametrize(
+    ("cap", "shown"),
+    [
+        (0.00001, "$0.00001"),
+        (1.5e-07, "$0.00000015"),
+        (0.015, "$0.015"),
+        (2.5, "$2.50"),
+        (0, "$0.00"),
+        (5000, "$5,000.00"),
+    ],
+)
+def test_a_cap_is_told_as_exactly_as_it_was_written(cap, shown):
+    assert Limits(usd=cap).text(Spent()) == f"$0.00 of {shown}"
+
+
+@given(st.floats(0, 1e9))
+def test_no_amount_above_nothing_looks_like_nothing(usd):
+    assert (float(dollars(usd).strip("$").replace(",", "")) > 0) == (usd > 0)
 
 
 # the published prices

@@ -18,7 +18,7 @@ from markupsafe import escape
 from rich.console import Console
 
 from made_records import rationale
-from made_report import NASTY, PRICE, auc, html_of, interval, make, many, questions, teacher_data
+from made_report import NASTY, PRICE, auc, cut_short, html_of, interval, make, many, questions, teacher_data
 from made_run import make_run
 from teachwise import browse, drawing
 from teachwise.guard import CONTAMINATION
@@ -259,12 +259,13 @@ def test_the_teacher_is_judged_by_band_with_what_was_spent_in_vain():
     head, *rows = table_of(html, "The teacher by band")
     easy, hard = (dict(zip(head, row, strict=True)) for row in rows)
     assert easy == {
-        "band": "easy", "asked for": "20", "kept": "19 95.0%", "agreement": "100.0% of 19",
+        "band": "easy", "bought": "20", "kept": "19 95.0%", "agreement": "100.0% of 19",
         "tokens spent in vain": "150 5.0%", "money spent in vain": "$0.0006", "wrong": "0", "unreadable": "0",
         "cut off": "1", "refused": "0", "unknown": "0", "not bought": "0", "repeats itself": "0",
         "tokens written, median": "50",
     }  # fmt: skip
-    assert (hard["kept"], hard["agreement"], hard["wrong"]) == ("4 20.0%", "40.0% of 10", "6")
+    assert (hard["bought"], hard["kept"]) == ("12", "4 33.3%"), "of those that were bought, not of those wanted"
+    assert (hard["agreement"], hard["wrong"]) == ("40.0% of 10", "6")
     assert (hard["tokens spent in vain"], hard["not bought"]) == ("1,050 63.6%", "8")
     text = Reader(html).text
     assert "TEACHER FAILURE Of 12 rationales for hard questions, 33.3% (13.8% to 60.9%) state the right answer" in text
@@ -280,6 +281,19 @@ def test_where_no_price_is_known_no_money_is_told():
     }
     assert "what that is in money is not known" in Reader(html).text
     assert "$" not in Reader(html).text
+
+
+def test_a_teacher_on_this_machine_is_called_free():
+    data = taught(MIXED)
+    data["is_free"] = True
+    text = Reader(html_of(data)).text
+    assert "in money free, on this machine" in text
+    assert "not known" not in text
+
+
+def test_a_band_of_which_nothing_was_bought_has_no_share():
+    hard = table_of(html_of(taught({"easy": {"correct": 2}, "hard": {"unpaid": 3}})), "The teacher by band")[2]
+    assert hard[:3] == ["hard", "0", "0 –"]
 
 
 def test_a_kind_of_reply_that_did_not_occur_has_no_column():
@@ -375,6 +389,25 @@ def test_the_terminal_table_has_every_arm_and_all_of_its_figures(width):
     assert "…" not in text
     assert ("72.2 (67.2-77.2)" in text) == (width >= 100)
     assert max(map(len, text.splitlines())) <= width
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_what_an_arm_is_not_stands_under_the_terminal_table(width):
+    data = make(names=("base", "sft", "banded*", "random*", "distill"), control="random*")
+    comparison = cut_short(data, **{"banded*": 10, "random*": 43})["comparison"]
+    lines = printed(comparison, width).rstrip().splitlines()
+    assert max(map(len, lines)) <= width
+    assert [line.strip() for line in lines[-2:]] == [
+        "banded*: partial, 10 of 200 rationales not bought",
+        "random*: partial, 43 of 300 rationales not bought",
+    ]
+    assert all(any(name in line for line in lines[:-2]) for name in ("banded*", "random*", "72.2", "12,345"))
+
+
+def test_what_an_arm_is_not_stands_under_the_table_of_arms():
+    data = cut_short(make(names=("base", "banded*", "random")), **{"banded*": 10})
+    text = Reader(html_of(data)).text.partition("The arms")[2]
+    assert text.count("partial, 10 of 100 rationales not bought") == 2, "where it is introduced, and under the table"
 
 
 def test_a_rejected_rationale_that_became_an_answer_is_told_where_questions_are_missing():

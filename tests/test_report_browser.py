@@ -335,6 +335,15 @@ def test_no_field_stands_alone_in_its_row(page):
     assert len(set(tops)) == 1
 
 
+def test_on_a_telephone_the_link_to_the_top_covers_nothing(open_page):
+    page = open_page(390)
+    page.evaluate("document.getElementById('teacher').scrollIntoView()")
+    (_, top, _, _) = boxes(page, "a.top")[0]
+    assert top > 900, "it stands at the end of the page"
+    page.click("a.top")
+    assert page.evaluate("scrollY") == 0
+
+
 def test_the_top_is_one_click_away_and_the_pairs_are_folded(open_page):
     page = open_page()
     assert not page.is_visible("#pairs table")

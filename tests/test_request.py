@@ -24,6 +24,8 @@ REQUEST = Request("big", ({"role": "user", "content": "1 + 1?"},), 100, 0.0, "mc
         {"prompt_version": "mc-2"},
         {"sample": 1},
         {"options": {"top_p": 0.9}},
+        {"weights": "hf"},
+        {"weights": "hf revision=v2"},
     ],
 )
 def test_everything_that_can_change_the_reply_is_in_the_key(change):
@@ -35,14 +37,14 @@ def test_how_a_request_is_written_down_is_not_in_the_key():
     assert turned.key == REQUEST.key
     one, other = replace(REQUEST, options={"a": 1, "b": 2}), replace(REQUEST, options={"b": 2, "a": 1})
     assert one.key == other.key
-    known = {"model", "messages", "max_tokens", "temperature", "prompt_version", "sample", "options"}
+    known = {"model", "messages", "max_tokens", "temperature", "prompt_version", "sample", "options", "weights"}
     assert {field.name for field in fields(Request)} == known
 
 
 def test_the_key_does_not_change_between_versions():
     """Else every reply that was paid for under an earlier version would be bought again."""
     assert REQUEST.key == "2f91475c43ad0d68"
-    assert replace(REQUEST, options={}).key == "2f91475c43ad0d68"
+    assert replace(REQUEST, options={}, weights="").key == "2f91475c43ad0d68"
 
 
 @pytest.mark.parametrize(
@@ -117,3 +119,22 @@ def test_any_text_becomes_one_that_a_file_can_hold(text):
 def test_a_long_error_is_cut_and_can_be_written():
     assert len(no_reply("x" * 10_000).error) == 500
     no_reply("half a character \ud83d").error.encode()
+
+
+@pytest.mark.parametrize(
+    ("word", "state", "is_known"),
+    [
+        *((word, "ok", True) for word in ("stop", "tool_calls", "end_turn", "STOP", "unknown")),
+        *((word, "truncated", True) for word in ("max_tokens", "MAX_TOKENS", "model_length", "error")),
+        *((word, "truncated", True) for word in ("insufficient_system_resource", "repetition_truncation")),
+        *((word, "refused", True) for word in ("safety", "SAFETY", "recitation")),
+        ("fini", "ok", False),
+    ],
+)
+def test_endpoints_have_many_words_for_the_end_of_a_reply(word, state, is_known):
+    reply = Reply("so [[", word, 1, 1)
+    assert (reply.state, reply.has_unknown_end) == (state, not is_known)
+
+
+def test_no_sign_that_a_terminal_obeys_is_told():
+    assert no_reply("\x1b]0;owned\x07\x1b[2J bad\u202e\nrequest").error == " ]0;owned  [2J bad  request"

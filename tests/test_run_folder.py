@@ -12,9 +12,9 @@ import pytest
 
 from teachwise import pipeline, run_folder
 from teachwise.errors import DataError
-from teachwise.pipeline import Step
 from teachwise.records import Score, Unusable, read_records
 from teachwise.run_folder import Run, Unit, drop_parts, in_parts, unit_key, write_json, write_records, write_text
+from teachwise.steps import Step
 
 UNIT = Unit("train", "banded", 1, 0)
 FIELDS = {"epochs": 3, "edges": [0.25, 0.75]}

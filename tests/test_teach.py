@@ -19,7 +19,7 @@ from made_records import rationale
 from teachwise import delivery, teach
 from teachwise.errors import GateError, TeacherError
 from teachwise.ledger import Ledger
-from teachwise.records import Assignment, Hit, Rationale
+from teachwise.records import Assignment, Hit, Rationale, Score
 from teachwise.request import Reply, no_reply
 from teachwise.run_folder import Unit
 from teachwise.tasks.toy import Toy
@@ -68,6 +68,7 @@ def recipe_at(recipe_with):
 def arm(put, examples):
     """Teach one arm rationales for the first `n` train examples (from `start`); gives its counts and rationales."""
     put(Unit("prepare"), examples=examples)
+    put(Unit("score"), scores=[Score(e.id, "m", n / 100, "A", True, 0.5, 1.0, 1) for n, e in enumerate(examples)])
 
     def run_ids(recipe, ids, name="distill"):
         unit = Unit("teach", name)
@@ -80,6 +81,7 @@ def arm(put, examples):
         return run_ids(recipe, [example.id for example in examples[start : start + n]], name)
 
     run.root, run.of = put.run.root, run_ids
+    run.finish = lambda name: put.run.finish(Unit("teach", name), "by-hand", {}, 1.0)
     return run
 
 
@@ -174,6 +176,27 @@ def test_what_changes_a_reply_is_in_the_request_and_nothing_else(recipe_at, exam
     assert len({key(), *(key(**change) for change in others)}) == 6
 
 
+def test_what_runs_here_and_in_which_form_is_in_the_request(recipe_at, examples):
+    """A local model's name does not say which weights it stands for; an endpoint's keys stay what they were."""
+
+    def key(**changes):
+        return teach.requests_for(recipe_at(None, **changes), Toy(), examples[:1])[0].key
+
+    ways = [{}, {"revision": "a"}, {"revision": "b"}, {"dtype": "float16"}, {"revision": "a", "dtype": "float16"}]
+    assert len({key(engine="openai"), *(key(engine="hf", **way) for way in ways)}) == 1 + len(ways)
+    assert key(engine="hf", device="cpu") == key(engine="hf")
+
+
+def test_replies_of_another_endpoint_are_used_and_it_is_said_once(recipe_at, arm, asked, capsys):
+    with toy_server.serve(habits=FLAWLESS) as server:
+        arm(recipe_at(server.base_url), 5)
+        assert "were bought from" not in capsys.readouterr().err
+        counts, _ = arm(recipe_at(server.base_url.replace("127.0.0.1", "localhost")), 5)
+    assert (len(asked), counts["kept"]) == (5, 5)
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("5 replies were bought from 127.0.0.1, before teacher.base_url was another one") == 1
+
+
 # --------------------------------------------------------------------------------------- held-out questions
 
 STEM = (
@@ -188,6 +211,7 @@ def test_a_rationale_that_recites_a_test_question_is_found_and_treated_as_the_re
 ):
     train = [example_with(f"e{n}", question=f"what is {n} plus {n}", answer="A", split="train") for n in range(4)]
     put(Unit("prepare"), examples=[*train, example_with("held", question=STEM, answer="B", split="test")])
+    put(Unit("score"), scores=[Score(one.id, "m", 0.5, "A", True, 0.5, 1.0, 1) for one in train])
     unit = Unit("teach", "distill")
     put(unit.of("route"), assignments=[Assignment(one.id, "all", "rationale", 0) for one in train])
     put.run.begin(unit, "by-hand")
@@ -371,6 +395,16 @@ def test_asking_again_ends_where_the_rule_says(arm, scripted, examples):
     assert (counts["kept"], counts["wrong"]) == (0, 5)
 
 
+def test_a_question_is_asked_longer_once_and_further_samples_keep_the_longer_limit(arm, scripted):
+    more = {"keep": "correct_or_ask_again(3)"}
+    cut = lambda request: Reply("it goes on", "length", 5, request.max_tokens)  # noqa: E731
+    engine, recipe = scripted(cut, more=more, temperature=0.7, on_truncated="ask_longer")
+    counts, _ = arm(recipe, 1)
+    asked = [(request.sample, request.max_tokens) for request in engine.requests]
+    assert asked == [(0, 96), (0, 192), (1, 192), (2, 192)]
+    assert counts["requests"] == 4
+
+
 def test_what_was_cut_is_asked_for_once_with_twice_the_limit(recipe_at, arm, asked):
     with toy_server.serve(habits=FLAWLESS) as server:
         counts, _ = arm(recipe_at(server.base_url, max_tokens=3, on_truncated="ask_longer"), 10)
@@ -380,11 +414,17 @@ def test_what_was_cut_is_asked_for_once_with_twice_the_limit(recipe_at, arm, ask
 
 def test_all_is_kept_where_the_recipe_says_so_and_a_warning_says_what_that_means(arm, scripted, examples, capsys):
     _, recipe = scripted(right_at(examples, 9), more={"keep": "all"})
-    counts, _ = arm(recipe, 5)
+    counts, _ = arm(recipe, 5, start=N_TRAIN - 5)
     assert (counts["kept"], counts["wrong"], counts["unusable_tokens"]) == (5, 5, 0)
     said = " ".join(capsys.readouterr().err.split())
     assert "it learns from 5 rationales that do not state the gold answer; every table says so" in said
     assert "TEACHER FAILURE" in said, "they are kept, but the teacher is no better for it"
+
+
+def test_from_a_reply_that_cannot_be_read_nothing_is_learnt(arm, scripted):
+    _, recipe = scripted(lambda request: Reply("", "stop", 10, 5, raw='{"choices": [7]}'), more={"keep": "all"})
+    counts, _ = arm(recipe, 5)
+    assert (counts["kept"], counts["unreadable"], counts["unusable_tokens"] > 0) == (0, 5, True)
 
 
 def test_rationales_made_with_the_answer_in_view_are_marked(recipe_at, arm, capsys):
@@ -397,24 +437,87 @@ def test_rationales_made_with_the_answer_in_view_are_marked(recipe_at, arm, caps
 # ---------------------------------------------------------------------------------------------- what is said
 
 
-def told(recipe, verdicts, bands):
-    rows = [rationale(str(n), verdict) for n, verdict in enumerate(verdicts)]
-    named = {one.id: band for one, band in zip(rows, bands, strict=True)}
-    return [line.replace("[/", "[").split("]")[-1] for line in teach.warnings(recipe, Unit("teach", "x"), rows, named)]
+def plain(lines):
+    return [line.replace("[/", "[").split("]")[-1] for line in lines]
+
+
+def told(recipe, verdicts, **changes):
+    rows = [rationale(str(n), verdict, **changes) for n, verdict in enumerate(verdicts)]
+    return plain(teach.warnings(recipe, Unit("teach", "x"), rows))
+
+
+BANDS = {str(n): "easy" if n < 8 else "hard" for n in range(12)}
+
+
+def failed(recipe, *arms):
+    """What is said of the teacher when the last of some arms is taught; each is the verdicts on "0", "1", ..."""
+    *before, last = ([rationale(str(n), verdict) for n, verdict in enumerate(verdicts)] for verdicts in arms)
+    return plain(teach.failure(recipe, [row for rows in before for row in rows], last, BANDS))
 
 
 def test_a_teacher_that_fails_where_it_is_needed_is_named_with_what_to_do(recipe_at):
     recipe = recipe_at("http://127.0.0.1:9/v1")
-    bands = ["easy"] * 8 + ["hard"] * 4
-    (said,) = told(recipe, ["correct"] * 9 + ["wrong"] * 3, bands)
-    assert "1 of 4 hard rationales state the gold answer, under min_usable 0.5; take a stronger teacher" in said
-    assert told(recipe, ["correct"] * 10 + ["wrong"] * 2, bands) == []
-    assert told(recipe.model_copy(update={"min_usable": 0.2}), ["correct"] * 9 + ["wrong"] * 3, bands) == []
-    assert told(recipe, [], []) == []
+    bad = ["correct"] * 9 + ["wrong"] * 3
+    (said,) = failed(recipe, bad)
+    assert "1 of 4 hard rationales state the gold answer, under min_usable 0.5; take a stronger teacher; or" in said
+    assert failed(recipe, ["correct"] * 10 + ["wrong"] * 2) == []
+    assert failed(recipe, ["wrong"] * 8) == failed(recipe, []) == [], "judged on hard ones alone"
+    assert failed(recipe.model_copy(update={"min_usable": 0.2}), bad) == []
+
+
+def test_a_failure_is_said_once_by_the_first_arm_that_shows_it(recipe_at):
+    recipe = recipe_at("http://127.0.0.1:9/v1")
+    bad, good = ["correct"] * 9 + ["wrong"] * 3, ["correct"] * 11 + ["wrong"]
+    assert failed(recipe, bad, bad) == []
+    assert len(failed(recipe, ["wrong"] * 8, bad)) == 1, "the arm before asked no hard question"
+    assert failed(recipe, good, bad) == [], "a question counts once, as the first arm that asked it found it"
+
+
+def test_the_advice_leaves_out_what_the_recipe_does_already(recipe_at):
+    again = {"keep": "correct_or_ask_again(3)"}
+    for more, wanted in (
+        ({}, ["keep: correct_or_ask_again(3)", "on_rejected: answer"]),
+        (again, ["on_rejected: answer"]),
+        ({"on_rejected": "answer"}, ["keep: correct_or_ask_again(3)"]),
+        ({**again, "on_rejected": "answer"}, []),
+    ):
+        (said,) = failed(recipe_at("http://127.0.0.1:9/v1", more=more, temperature=0.5), ["wrong"] * 12)
+        found = [one for one in ("keep: correct_or_ask_again(3)", "on_rejected: answer") if one in said]
+        assert found == wanted
+        assert "take a stronger teacher" in said
+
+
+def test_two_arms_of_a_run_judge_the_teacher_by_the_bands_of_the_scores_and_once(recipe_at, arm, capsys, examples):
+    hard = [one.id for one in examples if one.split == "train"][-15:]  # of 60, those with the highest scores
+    arms = {name: {"policy": "all", "give": "rationale"} for name in ("first", "second")}
+    with toy_server.serve(habits=Habits(dict.fromkeys(range(1, 6), 1.0))) as server:
+        recipe = recipe_at(server.base_url, more={"arms": arms})
+        arm(recipe, 20, "first")
+        assert "TEACHER FAILURE" not in capsys.readouterr().err, "no hard question was asked"
+        arm.of(recipe, hard, "first")
+        said = " ".join(capsys.readouterr().err.split())
+        assert "TEACHER FAILURE 0 of 15 hard rationales state the gold answer" in said
+        arm.finish("first")
+        arm.of(recipe, hard, "second")
+        assert "TEACHER FAILURE" not in capsys.readouterr().err, "said before"
+
+
+def test_asking_again_in_vain_is_warned_of(recipe_at):
+    once = recipe_at("http://127.0.0.1:9/v1", temperature=0.5)
+    recipe = recipe_at("http://127.0.0.1:9/v1", more={"keep": "correct_or_ask_again(3)"}, temperature=0.5)
+    mixed = ["correct"] * 9 + ["wrong"] * 5
+    words = "asking again kept 0 more of 5 rationales: a teacher that writes the same text again gains nothing"
+    rows = [rationale(str(n), one, requests=3 if one == "wrong" else 1) for n, one in enumerate(mixed)]
+    (said,) = plain(teach.warnings(recipe, Unit("teach", "x"), rows))
+    assert words in said
+    assert plain(teach.warnings(once, Unit("teach", "x"), rows)) == [], "they were asked once more for their length"
+    assert plain(teach.warnings(recipe, Unit("teach", "x"), rows[:-1])) == [], "four tell nothing"
+    helped = [rationale("helped", requests=2), *rows]
+    assert plain(teach.warnings(recipe, Unit("teach", "x"), helped)) == []
 
 
 def test_what_the_budget_could_not_bear_is_said(recipe_at):
-    (said,) = told(recipe_at("http://127.0.0.1:9/v1"), ["correct"] * 9 + ["unpaid"] * 3, ["all"] * 12)
+    (said,) = told(recipe_at("http://127.0.0.1:9/v1"), ["correct"] * 9 + ["unpaid"] * 3)
     assert "teach x: 3 of 12 rationales are not bought, the budget could not bear them" in said
 
 
@@ -434,7 +537,7 @@ def test_a_spent_budget_stops_with_code_3_and_a_raised_one_goes_on_without_buyin
         with pytest.raises(GateError, match="budget spent") as error:
             arm(recipe_at(server.base_url, budget=600), 20)
         assert error.value.exit_code == 3
-        assert "nothing is paid twice" in error.value.hint
+        assert "what has a reply is not bought again" in error.value.hint
         assert "--partial" in error.value.hint
         assert not (arm.root / "teach/distill/seed-0/round-0/rationales.parquet").exists()
         n_first = len(asked)

@@ -183,6 +183,19 @@ def test_one_connection_carries_many_requests_and_survives_a_refusal(server):
     connection.close()
 
 
+def test_each_sample_of_a_question_is_another_one_and_none_at_temperature_0():
+    def texts(server, **more):
+        replies = [post(server, ask_for(**more)) for _ in range(12)]
+        return [body["choices"][0]["message"]["content"] for _, body in replies]
+
+    half = Habits(dict.fromkeys(range(1, 6), 0.5))
+    with serve(habits=half) as server, serve(habits=half) as again:
+        warm = texts(server, temperature=0.7)
+        assert len(set(warm)) > 1
+        assert warm == texts(again, temperature=0.7), "the same in every process"
+        assert set(texts(server, temperature=0.0)) == set(texts(server)) == {warm[0]}
+
+
 def test_many_threads_are_answered_alike(server):
     answers = []
     threads = [threading.Thread(target=lambda: answers.append(post(server, ask_for()))) for _ in range(16)]

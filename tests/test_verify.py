@@ -116,11 +116,12 @@ def test_asking_again_always_ends_and_what_is_kept_states_the_gold_answer(replie
     while request:
         tries.append((request, replies[len(tries)]))
         request = next_request(EXAMPLE, tries, Toy(), keep)
-    assert len(tries) <= keep.samples * (1 + keep.longer)
+    assert len(tries) <= keep.samples + keep.longer
+    assert sorted(limits := [request.max_tokens for request, _ in tries]) == limits, "the longer limit stays"
     assert len({request.key for request, _ in tries}) == len(tries), "the same request again would give the same reply"
     assert {request.max_tokens for request, _ in tries} <= {100, 200 if keep.longer else 100}
     found = judged(EXAMPLE, tries, Toy(), keep)
-    assert found.kept == is_kept(found.verdict, keep)
+    assert found.kept == (is_kept(found.verdict, keep) and bool(found.text.strip())), "nothing is learnt from nothing"
     if found.kept and keep.wants_correct:
         assert found.stated == "C"
     verdicts = [verdict_of(EXAMPLE, reply, Toy())[0] for _, reply in tries]
@@ -169,7 +170,8 @@ def test_a_reply_that_was_cut_off_is_asked_for_once_with_twice_the_limit():
     assert (found.verdict, found.kept) == ("truncated", False)
     assert asked(Keep(), CUT)[0] == [(0, 100)]
     assert asked(Keep(longer=True), WRONG)[0] == [(0, 100)]
-    assert asked(Keep(samples=2, longer=True), CUT, WRONG, CUT, RIGHT)[0] == [(0, 100), (0, 200), (1, 100), (1, 200)]
+    assert asked(Keep(samples=3, longer=True), CUT, WRONG, CUT, CUT)[0] == [(0, 100), (0, 200), (1, 200), (2, 200)]
+    assert asked(Keep(samples=2, longer=True), WRONG, CUT, RIGHT)[0] == [(0, 100), (1, 100), (1, 200)]
 
 
 @pytest.mark.parametrize("reply", [REFUSED, LOST, FAILED, None])

@@ -5,11 +5,11 @@ import re
 
 import pytest
 
-from made_report import make, teacher_data
+from made_report import cut_short, make, teacher_data
 from teachwise.duration import took
 from teachwise.figures import listed, number, percent, points
-from teachwise.teacher_wording import money, states, teacher_judged
-from teachwise.wording import findings, leading_arm, rejected_rationales, short_answer, treated, treatment
+from teachwise.teacher_wording import money, states, teacher_judged, verdict_told
+from teachwise.wording import findings, footnotes, leading_arm, rejected_rationales, short_answer, treated, treatment
 
 
 def test_figures_in_words():
@@ -59,6 +59,36 @@ def test_the_short_answer_is_no_surer_than_the_intervals(against, answer):
             gap = dict(zip(("value", "low", "high"), GAPS[sign], strict=True))
             comparison["arms"]["banded"]["against"][name] = {"difference": gap}
     assert short_answer(comparison, "banded").startswith(answer)
+
+
+@pytest.mark.parametrize(
+    ("lacks", "found"),
+    [
+        ({"random": 86}, "the control, random, lacks 86 of 200 rationales"),
+        ({"banded": 14}, "banded lacks 14 of 100 rationales"),
+        (
+            {"banded": 14, "random": 86},
+            "banded lacks 14 of 100 rationales and the control, random, lacks 86 of 200 rationales",
+        ),
+    ],
+)
+def test_arms_that_the_budget_cut_short_get_no_verdict(lacks, found):
+    data = cut_short(make(names=("base", "banded", "random", "distill")), **lacks)
+    even = {"value": 0.1, "low": -0.1, "high": 0.3}
+    data["comparison"]["arms"]["banded"]["against"]["random"] = {"difference": even}
+    wanted = f"No verdict: {found}, which the budget could not bear."
+    assert short_answer(data["comparison"], "banded") == wanted
+    said = " ".join(told(data))
+    assert "(random) reached 73.5%, which shows nothing here." in said
+    assert "Not settled: whether choosing by the score beats choosing by lot, since not all rationales" in said
+    assert "better or worse than random" not in said
+    assert said.count("partial, ") == len(lacks.keys() & {"banded"}), "where an arm is introduced it says what it is"
+
+
+def test_an_arm_that_is_not_in_the_verdict_may_lack_rationales():
+    data = cut_short(make(names=("base", "banded", "random", "distill")), distill=3)
+    assert short_answer(data["comparison"], "banded").startswith("No: banded did worse than both")
+    assert footnotes(data["comparison"]["arms"]) == ["distill: partial, 3 of 300 rationales not bought"]
 
 
 def test_the_verdict_says_what_it_cost_and_what_is_open():
@@ -201,7 +231,7 @@ def test_a_teacher_that_failed_is_named_first_with_what_to_do():
         (
             {"hard": {"correct": 8, "wrong": 2}},
             {},
-            "PASS Of 10 rationales for hard questions, 80.0% (49.0% to 94.3%) state",
+            "PASS, but not sure Of 10 rationales for hard questions, 80.0% (49.0% to 94.3%) state",
         ),
         ({"all": {"correct": 1, "wrong": 2}}, {}, "TEACHER FAILURE Of 3 rationales for any question, 33.3%"),
         ({"easy": {"correct": 3}}, {}, "NOT ASKED No rationale for a hard question was bought."),
@@ -211,6 +241,14 @@ def test_a_teacher_that_failed_is_named_first_with_what_to_do():
 )
 def test_the_verdict_on_the_teacher_in_words(bands, changes, words):
     assert plain(teacher_judged(teacher_data(bands, **changes))).startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("correct", "wrong", "wanted"),
+    [(80, 20, "PASS"), (54, 46, "PASS, but not sure"), (49, 51, "TEACHER FAILURE"), (0, 0, "NOT ASKED")],
+)
+def test_a_teacher_whose_share_might_lie_under_the_bound_passes_without_being_sure(correct, wrong, wanted):
+    assert verdict_told(teacher_data({"hard": {"correct": correct, "wrong": wrong}} if wrong else {})) == wanted
 
 
 def test_rationales_that_prove_nothing_are_told_loudly():
@@ -228,11 +266,16 @@ def test_rationales_that_prove_nothing_are_told_loudly():
 def test_money_is_told_as_far_as_it_is_known():
     price = {"version": "the recipe"}
     ledger = {"usd": 1.5, "unpriced": 0, "requests": {"ok": 8, "planned": 4}}
-    assert money(ledger, price, None) == "$1.50, at prices from the recipe"
-    assert money(ledger, price, 20) == "$1.50 of $20.00, at prices from the recipe"
+    assert money(ledger, price, None, is_free=False) == "$1.50, at prices from the recipe"
+    assert money(ledger, price, 20, is_free=False) == "$1.50 of $20.00, at prices from the recipe"
     unpriced = {**ledger, "unpriced": 3}
-    assert money(unpriced, price, None).endswith("; without 3 of 8 requests, sent before a price was known")
-    assert money({**ledger, "usd": 0.0, "unpriced": 8}, None, None).startswith("not known: budget.prices says")
+    assert money(unpriced, price, None, is_free=False).endswith(
+        "; without 3 of 8 requests, sent before a price was known"
+    )
+    nothing = {**ledger, "usd": 0.0, "unpriced": 8}
+    assert money(nothing, None, None, is_free=False).startswith("not known: budget.prices says")
+    assert money(nothing, None, None, is_free=True) == "free, on this machine"
+    assert money(unpriced, None, None, is_free=True).startswith("$1.50; without 3"), "what was paid elsewhere, before"
 
 
 def test_what_an_arm_costs_is_told_in_money_where_that_is_known():
@@ -244,4 +287,4 @@ def test_what_an_arm_costs_is_told_in_money_where_that_is_known():
 
 def test_lost_requests_count_as_spent_and_states_come_in_one_order():
     found = states({"unknown": 2, "failed": 3, "ok": 1200, "planned": 7, "truncated": 0})
-    assert found == "1,200 ok, 3 failed, 2 unknown (counted as spent), 7 not sent yet"
+    assert found == "1,200 ok, 3 failed, 2 unknown (counted as spent), 7 not sent"

@@ -1,27 +1,35 @@
-"""Account: what a ledger was spent on, by state, model and arm; read from the ledger, nothing is asked or changed.
+"""Account: what a ledger was spent on, by state, model and arm. Nothing is asked of the teacher.
+
+A copy is looked at, so that the ledger and its folder stay as they are, are read while a run goes on, and need not be
+writable.
 
 Requests without an outcome (`unknown`) and lost tries count with what was reserved for them, as they do against the
 budget. An arm is shown with what it would have paid alone; what several arms wanted was paid once.
 """
 
 import json
+import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+from filelock import FileLock
 
 from teachwise.errors import DataError
 from teachwise.ledger import Ledger
-from teachwise.plan_text import columns
+from teachwise.ledger_file import copied
+from teachwise.ledger_file import told as told_of
+from teachwise.ledger_schema import EACH, SUMS
+from teachwise.lifeline import locks_held
+from teachwise.plan_text import columns, waits_in_batch
 from teachwise.prices import dollars
 from teachwise.recipe import Recipe, load_recipe
 from teachwise.run_folder import RESOLVED, Run, Unit, atomic
 from teachwise.wishes import wishes
-
-HELD = ("reserved", "sent", "unknown")
-"""States in which a reservation counts as spent."""
 
 
 @dataclass(frozen=True)
@@ -55,21 +63,6 @@ class Sum:
         """All that counts against the budget."""
         return self.prompt_tokens + self.completion_tokens + self.held_tokens + self.lost_tokens
 
-    def plus(self, row: Mapping[str, Any]) -> "Sum":
-        """With one request of a ledger more."""
-        is_sent = row["sends"] > 0 or row["state"] == "reserved"
-        return Sum(
-            self.requests + 1,
-            self.sends + row["sends"],
-            self.prompt_tokens + row["prompt_tokens"],
-            self.cached_tokens + row["cached_tokens"],
-            self.completion_tokens + row["completion_tokens"],
-            self.held_tokens + held_tokens(row),
-            self.lost_tokens + row["lost_tokens"],
-            self.usd + usd_of(row),
-            self.unpriced + (is_sent and row["input_usd"] is None),
-        )
-
     def plain(self) -> dict[str, Any]:
         """As plain JSON values."""
         return {**asdict(self), "tokens": self.tokens}
@@ -85,8 +78,10 @@ class Account:
         states: By state.
         models: By model.
         arms: What each arm of the run would have paid alone; empty for a ledger without a run.
+        once: What the arms come to together, each request paid once.
         others: Requests that no arm of this run wants: of other runs, of other recipes, or of a pilot elsewhere.
         under_way: Requests that a living process has under way.
+        batches: Requests that wait in a batch, by its name.
     """
 
     path: Path
@@ -94,30 +89,21 @@ class Account:
     states: dict[str, Sum]
     models: dict[str, Sum]
     arms: dict[str, Sum]
+    once: Sum
     others: Sum
     under_way: int
+    batches: dict[str, int]
 
     def plain(self) -> dict[str, Any]:
         """As plain JSON values."""
         groups = {name: {k: v.plain() for k, v in getattr(self, name).items()} for name in ("states", "models", "arms")}
-        ends = {"others": self.others.plain(), "under_way": self.under_way}
+        ends = {
+            "once": self.once.plain(),
+            "others": self.others.plain(),
+            "under_way": self.under_way,
+            "batches": self.batches,
+        }
         return {"ledger": str(self.path), "total": self.total.plain(), **groups, **ends}
-
-
-def held_tokens(row: Mapping[str, Any]) -> int:
-    """What is reserved for a request without an outcome."""
-    return row["reserved_prompt_tokens"] + row["reserved_completion_tokens"] if row["state"] in HELD else 0
-
-
-def usd_of(row: Mapping[str, Any]) -> float:
-    """What one request of a ledger counts in dollars; 0 where its price is not known."""
-    read, cached, written = (row[name] or 0.0 for name in ("input_usd", "cached_usd", "output_usd"))
-    if row["state"] in HELD:
-        now = row["reserved_prompt_tokens"] * read + row["reserved_completion_tokens"] * written
-    else:
-        fresh = row["prompt_tokens"] - row["cached_tokens"]
-        now = fresh * read + row["cached_tokens"] * cached + row["completion_tokens"] * written
-    return float(row["lost_usd"] + now / 1e6)
 
 
 def account_of(source: str | Path) -> Account:
@@ -127,22 +113,54 @@ def account_of(source: str | Path) -> Account:
         DataError: there is no ledger, or it is damaged.
     """
     path, recipe, run = find_ledger(source)
-    wanted = _wanted(recipe, run) if recipe and run else {}
-    names = {key for keys in wanted.values() for key in keys}
-    total = others = Sum()
-    states: dict[str, Sum] = {}
-    models: dict[str, Sum] = {}
-    arms = dict.fromkeys(wanted, Sum())
-    with closing(Ledger(path)) as ledger:
-        under_way = ledger.n_elsewhere()
-        for row in ledger.rows():
-            total = total.plus(row)
-            states[row["state"]] = states.get(row["state"], Sum()).plus(row)
-            models[row["model"]] = models.get(row["model"], Sum()).plus(row)
-            others = others if row["key"] in names else others.plus(row)
-            for arm in (arm for arm, keys in wanted.items() if row["key"] in keys):
-                arms[arm] = arms[arm].plus(row)
-    return Account(path, total, dict(sorted(states.items())), dict(sorted(models.items())), arms, others, under_way)
+    with _copy_of(path) as copy:
+        wanted = _wanted(recipe, run, copy) if recipe and run else {}
+        with closing(Ledger(copy)) as ledger:
+            under_way = ledger.n_elsewhere()
+            batches = {name: len(rows) for name, rows in ledger.in_batches().items()}
+        with told_of(path), closing(_rows_by_name(copy)) as db:
+            db.execute("CREATE TEMP TABLE wanted (arm TEXT, key TEXT)")
+            db.executemany("INSERT INTO wanted VALUES (?, ?)", ((arm, key) for arm in wanted for key in wanted[arm]))
+            arms = _sums(db, "arm", "request JOIN wanted USING (key)")
+            return Account(
+                path,
+                total=_sums(db, "NULL").get(None, Sum()),
+                states=_sums(db, "state"),
+                models=_sums(db, "model"),
+                arms={arm: arms.get(arm, Sum()) for arm in wanted},
+                once=_sums(db, "NULL", "request WHERE key IN (SELECT key FROM wanted)").get(None, Sum()),
+                others=_sums(db, "NULL", "request WHERE key NOT IN (SELECT key FROM wanted)").get(None, Sum()),
+                under_way=under_way,
+                batches=batches,
+            )
+
+
+@contextmanager
+def _copy_of(path: Path) -> Iterator[Path]:
+    """A copy of a ledger, for as long as it is looked at, in which what dead processes left is set right.
+
+    Who lives there lives in the copy too, by a lock file of the same name.
+    """
+    with TemporaryDirectory() as folder, ExitStack() as held:
+        copy = Path(folder) / path.name
+        for file in locks_held(path):
+            held.enter_context(FileLock(copy.with_name(file.name)))
+        copied(path, copy)
+        Ledger(copy).close()
+        yield copy
+
+
+def _rows_by_name(copy: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(copy)
+    db.row_factory = sqlite3.Row
+    return db
+
+
+def _sums(db: sqlite3.Connection, group: str, source: str = "request") -> dict[Any, Sum]:
+    """What requests came to, by group."""
+    names = [one.name for one in fields(Sum)]
+    rows = db.execute(f"SELECT {group} AS name, {SUMS} FROM {source} GROUP BY 1 ORDER BY 1")
+    return {row["name"]: Sum(**{name: row[name] for name in names}) for row in rows}
 
 
 def find_ledger(source: str | Path) -> tuple[Path, Recipe | None, Run | None]:
@@ -163,8 +181,9 @@ def find_ledger(source: str | Path) -> tuple[Path, Recipe | None, Run | None]:
     return path, recipe, run
 
 
-def _wanted(recipe: Recipe, run: Run) -> dict[str, set[str]]:
+def _wanted(recipe: Recipe, run: Run, ledger: Path) -> dict[str, set[str]]:
     """Keys of the requests that each arm wants, its next ones included; only arms that are routed."""
+    recipe = recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update={"ledger": str(ledger)})})
     units = [Unit("teach", arm, seed) for arm in recipe.arms for seed in recipe.seeds_of(arm)]
     routed = [unit for unit in units if run.manifest(unit.of("route"))]
     found: dict[str, set[str]] = {unit.arm: set() for unit in routed}
@@ -185,14 +204,15 @@ def told(found: Account) -> list[str]:
         *_table("model", found.models),
     ]
     if found.arms:
-        lines += ["", *_table("arm, if it paid alone", {**found.arms, "paid once": _less(found.total, found.others)})]
+        lines += ["", *_table("arm, if it paid alone", {**found.arms, "paid once": found.once})]
         if found.others.requests:
             lines.append(f"besides, wanted by no arm of this run: {_words(found.others)}")
     if found.total.held_tokens or found.total.lost_tokens:
         lines += ["", _doubtful(found)]
     if found.under_way:
-        lines.append(f"{found.under_way:,} requests are under way in another process")
-    return lines
+        is_one = found.under_way == 1
+        lines.append(f"{found.under_way:,} request{' is' if is_one else 's are'} under way in another process")
+    return lines + [waits_in_batch(name, n) for name, n in found.batches.items()]
 
 
 def _words(one: Sum) -> str:
@@ -218,10 +238,6 @@ def _table(title: str, sums: Mapping[str, Sum]) -> list[str]:
     return columns(rows)
 
 
-def _less(one: Sum, other: Sum) -> Sum:
-    return replace(one, **{name: value - getattr(other, name) for name, value in asdict(one).items()})
-
-
 def export_requests(source: str | Path, target: Path) -> int:
     """Write every request with its reply as one JSON object per line, all or nothing.
 
@@ -232,17 +248,23 @@ def export_requests(source: str | Path, target: Path) -> int:
     if target.exists() and target.samefile(path):
         raise DataError(f"{target}: is the ledger itself", "name another file, for instance replies.jsonl")
     n = 0
-    with closing(Ledger(path)) as ledger, atomic(target) as part, part.open("w", encoding="utf-8") as file:
-        for one in exported(ledger.rows()):
+    with (
+        _copy_of(path) as copy,
+        told_of(path),
+        closing(_rows_by_name(copy)) as db,
+        atomic(target) as part,
+        part.open("w", encoding="utf-8") as file,
+    ):
+        for one in exported(db.execute(EACH)):
             file.write(json.dumps(one, ensure_ascii=False) + "\n")
             n += 1
     return n
 
 
-def exported(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+def exported(rows: Iterable[sqlite3.Row]) -> Iterator[dict[str, Any]]:
     """Rows of a ledger as an export has them."""
     for row in rows:
-        has_reply = row["finish_reason"] is not None and row["error"] is None and row["state"] not in HELD
+        has_reply = row["finish_reason"] is not None and row["error"] is None and not row["is_held"]
         yield {
             "key": row["key"],
             "state": row["state"],
@@ -252,10 +274,10 @@ def exported(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
             "error": row["error"],
             "sends": row["sends"],
             **{name: row[name] for name in ("prompt_tokens", "cached_tokens", "completion_tokens")},
-            "held_tokens": held_tokens(row),
+            "held_tokens": row["held_tokens"],
             "lost_requests": row["lost_requests"],
             "lost_tokens": row["lost_tokens"],
-            "usd": None if row["input_usd"] is None else usd_of(row),
-            "prices": row["prices"],
+            "usd": None if row["input_usd"] is None else row["usd"],
+            **{name: row[name] for name in ("prices", "served_model", "host", "raw")},
             "changed_at": datetime.fromtimestamp(row["changed_at"], UTC).isoformat(),
         }

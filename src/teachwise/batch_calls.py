@@ -10,10 +10,13 @@ from openai.types import Batch
 from rich.markup import escape
 
 from teachwise.batch_lines import URL
-from teachwise.buying import ATTEMPTS, HOPELESS, pause_seconds
+from teachwise.batch_note import LOST
+from teachwise.buying import ATTEMPTS, HOPELESS
 from teachwise.console import say
 from teachwise.engines.openai import OpenAiTeacher
 from teachwise.errors import TeacherError
+from teachwise.pace import pause_seconds
+from teachwise.request import Reply
 
 Found = TypeVar("Found")
 
@@ -27,7 +30,6 @@ ENDED = ("completed", "failed", "expired", "cancelled")
 PASSING = (408, 409, 425, 429)
 """Statuses below 500 after which the same call may succeed."""
 NO_BATCHES = "check teacher.key_env; a provider without a batch mode wants teacher.delivery=live or =files"
-LOST = "see at the provider what became of it; once its {}.json is deleted, its requests count as lost"
 
 
 class Refused(TeacherError):
@@ -73,22 +75,29 @@ class Provider:
         Raises:
             TeacherError: the provider shows no list, so that nobody knows.
         """
+        wait = min(LISTED_SECONDS, asked_at + LISTED_SECONDS - time.time())  # a clock may have been set back
         while True:
-            is_fresh = time.time() < asked_at + LISTED_SECONDS
             try:
-                for batch in self._client.batches.list(limit=100):
-                    if batch.input_file_id == file_id or (batch.metadata or {}).get(METADATA) == name:
-                        return batch
-                    if batch.created_at < asked_at - LIST_DAYS * 86_400:
-                        break
+                if batch := self._listed(name, file_id, asked_at):
+                    return batch
             except openai.APIStatusError as error:
                 if not is_refusal(error):
                     raise
                 why = f"teach: nobody knows whether batch {name} was started, {self.base_url} shows no list"
                 raise TeacherError(f"{why} ({self._teacher.told(error)})", LOST.format(name)) from error
-            if not is_fresh:
+            if wait <= 0:
                 return None
-            time.sleep(max(0.0, asked_at + LISTED_SECONDS - time.time()))
+            say(escape(f"batch {name} is not in the provider's list; looking once more in {wait:.0f} s"))
+            time.sleep(wait)
+            wait = 0.0
+
+    def _listed(self, name: str, file_id: str, asked_at: float) -> Batch | None:
+        for batch in self._client.batches.list(limit=100):
+            if batch.input_file_id == file_id or (batch.metadata or {}).get(METADATA) == name:
+                return batch
+            if batch.created_at < asked_at - LIST_DAYS * 86_400:
+                break
+        return None
 
     def look(self, name: str, id_: str) -> Batch | None:
         """How far a batch is; None where that cannot be learnt just now.
@@ -115,9 +124,16 @@ class Provider:
         say(escape(f"batch {name}: {why}; waiting on"))
 
     def content(self, file_id: str) -> bytes:
-        """A file of replies, without the key."""
-        found = self.patient("replies cannot be fetched", lambda: self._client.files.content(file_id).content)
-        return self._teacher.hidden(found)
+        """A file of replies, as it is: the key is hidden in what is read of it, since it may occur in other words."""
+        return self.patient("replies cannot be fetched", lambda: self._client.files.content(file_id).content)
+
+    def without_key(self, reply: Reply) -> Reply:
+        """A reply of such a file, without the key."""
+        return self._teacher.without_key(reply)
+
+    def hidden(self, text: str) -> str:
+        """Words of the provider's, without the key."""
+        return self._teacher.hidden(text)
 
     def patient(self, what: str, do: Callable[[], Found]) -> Found:
         """Ask several times where the provider stumbles.
@@ -130,7 +146,7 @@ class Provider:
         for attempt in range(ATTEMPTS):
             if attempt:
                 say(escape(f"{what} ({why}); trying again"))
-                time.sleep(pause_seconds(attempt))
+                pause(attempt)
             try:
                 return do()
             except (openai.APIConnectionError, openai.APIStatusError) as error:
@@ -138,6 +154,11 @@ class Provider:
                 if is_refusal(error):
                     raise Refused(f"teach: {what} by {self.base_url} ({why})", NO_BATCHES) from error
         raise TeacherError(f"teach: {what} by {self.base_url} ({why})", "run the same command again, which goes on")
+
+
+def pause(attempt: int) -> None:
+    """Wait before the next attempt."""
+    time.sleep(pause_seconds(attempt))
 
 
 def is_refusal(error: openai.APIConnectionError | openai.APIStatusError) -> bool:

@@ -17,7 +17,7 @@ from rich.markup import escape
 
 from teachwise.console import say
 from teachwise.engines.openai import GATEWAY, fields_of, is_filtered, read_completion
-from teachwise.request import Reply, Request, no_reply
+from teachwise.request import Reply, Request, no_reply, printable
 
 URL: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 MOST_LINES = 50_000
@@ -137,4 +137,4 @@ def tell_faults(where: str, faults: Sequence[str]) -> None:
     """Name the lines that are not used, the first few of them one by one."""
     if faults:
         more = f", and {len(faults) - MOST_TOLD:,} more" if len(faults) > MOST_TOLD else ""
-        say(escape(f"{where}{'; '.join(faults[:MOST_TOLD])}{more}"))
+        say(escape(printable(f"{where}{'; '.join(faults[:MOST_TOLD])}{more}")))

@@ -7,17 +7,16 @@
 
 What is known of a batch stands in `NAME.json` beside its requests, written whole before and after every call: one look
 shows where a batch is, and who shares the ledger finds it. In the ledger the requests belong to the batch, not to a
-process: they stay reserved when the process dies, and are not asked again. Every start does the same thing: it looks
-which batches hold what it wants, and takes each of them on from where it is. A batch of which the answer to `create`
-was lost is found again at the provider by its name or its file.
+process: they stay reserved when the process dies, and are not asked again. Every start does the same thing: it takes
+each batch that holds what it wants on from where it is, and collects what has ended of the others, which an earlier
+recipe left. A batch of which the answer to `create` was lost is found again at the provider by its name or its file.
 """
 
-import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from uuid import uuid4
@@ -26,15 +25,16 @@ from filelock import FileLock, Timeout
 from openai.types import Batch
 from rich.markup import escape
 
-from teachwise.batch_calls import ENDED, LOST, Provider, Refused, n_completed
+from teachwise.batch_calls import ENDED, Provider, Refused, n_completed, pause
 from teachwise.batch_lines import in_files, read_line, reply_of, tell_faults
-from teachwise.buying import TRIES, Terms, spent_gate
+from teachwise.batch_note import LOST, Note, read_note
+from teachwise.buying import ATTEMPTS, TRIES, Terms, spent_gate
 from teachwise.console import Bar, progress, say
 from teachwise.engines.openai import OpenAiTeacher
 from teachwise.errors import DataError, TeacherError
 from teachwise.ledger import Ledger, Reserved
 from teachwise.request import Reply, Request, no_reply
-from teachwise.run_folder import write_json, write_text
+from teachwise.run_folder import write_text
 
 POLL_SECONDS = 60.0
 """How often the provider is asked how far it is."""
@@ -42,39 +42,6 @@ GROUP = 500
 """Replies that are committed in one write."""
 MOST_TOLD = 3
 """Errors of a batch that are named."""
-
-
-@dataclass
-class Note:
-    """What is known of a batch.
-
-    Attributes:
-        name: Ours; also the name of its files.
-        base_url: The endpoint it is for.
-        requests: How many it holds.
-        file_id: The provider's name of its file; "" until that is uploaded.
-        asked_at: When the provider was last asked to start it, in seconds since 1970; 0 is never.
-        id: The provider's name of the batch; "" until that is known.
-        status: The provider's word for how far it is, `collected` once the replies are in the ledger.
-    """
-
-    name: str
-    base_url: str
-    requests: int
-    file_id: str = ""
-    asked_at: float = 0.0
-    id: str = ""
-    status: str = "written"
-
-
-def batch_folder(ledger: Path) -> Path:
-    """Where the batches of a ledger lie: beside it, so that all who share the ledger find them.
-
-    Example:
-        >>> batch_folder(Path("runs/first/ledger.sqlite")).name
-        'ledger.batches'
-    """
-    return ledger.with_name(f"{ledger.stem}.batches")
 
 
 def buy_in_batches(
@@ -100,6 +67,7 @@ def buy_in_batches(
     ledger.plan(requests)
     with _buyer(requests, teacher, ledger, terms, folder) as buyer:
         buyer.work()
+        buyer.collect_others()  # again: what was not at its end when we began may be by now
     return buyer.replies
 
 
@@ -107,10 +75,10 @@ def await_batches(
     requests: Sequence[Request], teacher: OpenAiTeacher, ledger: Ledger, terms: Terms, folder: Path
 ) -> None:
     """Fetch those of the requests that an earlier start left in batches, so that they are not bought a second time."""
-    held = held_in_batches(requests, ledger)
-    if not held:
+    if not ledger.in_batches():
         return
-    say(f"{len(held):,} requests wait in batches of an earlier start: these come first")
+    if held := held_in_batches(requests, ledger):
+        say(f"{len(held):,} requests wait in batches of an earlier start: these come first")
     with _buyer(held, teacher, ledger, terms, folder) as buyer:
         buyer.fetch(starts=False)
 
@@ -129,6 +97,7 @@ def _buyer(
     with progress("batches", total=len(distinct)) as bar:
         buyer = _BatchBuyer(distinct, Provider(teacher), ledger, terms, folder, bar)
         try:
+            buyer.collect_others()
             yield buyer
         except KeyboardInterrupt:
             for batch in buyer.running:
@@ -194,7 +163,8 @@ class _BatchBuyer:
             Whether there was any batch to take.
         """
         with ExitStack() as locks:
-            notes = [note for name in self._ledger.in_batches() if (note := self._taken(name, locks))]
+            names = [name for name, rows in self._ledger.in_batches().items() if self._wants(rows)]
+            notes = [note for name in names if (note := self._taken(name, locks))]
             self.running = [note for note in notes if self._is_started(note, starts)]
             while self.running:
                 for note in list(self.running):
@@ -206,6 +176,27 @@ class _BatchBuyer:
                     time.sleep(POLL_SECONDS)
         return bool(notes)
 
+    def collect_others(self) -> None:
+        """Collect what has ended of the batches that hold nothing wanted; nobody waits for the rest of them.
+
+        Whatever is wrong with one of them is told, and stops nothing.
+        """
+        for name in [name for name, rows in self._ledger.in_batches().items() if not self._wants(rows)]:
+            try:
+                with ExitStack() as locks:
+                    note = self._taken(name, locks)
+                    if note and self._is_started(note, starts=False):
+                        if batch := self._ended(note):
+                            self._collect(note, batch)
+                        else:
+                            say(escape(f"batch {name}, of another recipe, is {note.status}, and is not waited for"))
+            except (TeacherError, DataError) as error:
+                say(escape(f"batch {name}, of another recipe, is left: {error}"))
+            self._completed.pop(name, None)
+
+    def _wants(self, rows: Sequence[Request]) -> bool:
+        return any(one.key in self._wanted for one in rows)
+
     # ------------------------------------------------------------------------------------------ what lies on the disk
 
     def _write(self, requests: Sequence[Request]) -> None:
@@ -215,16 +206,11 @@ class _BatchBuyer:
         for taken, text in in_files(requests, self._provider.limit_field):
             name = f"{1 + len(list(self._folder.glob('*.jsonl'))):03}-{uuid4().hex[:12]}"
             write_text(self._folder / f"{name}.jsonl", text)
-            self._save(Note(name, self._provider.base_url, len(taken)))
+            Note(name, self._provider.base_url, len(taken)).save(self._folder)
             self._ledger.hand_over(taken, name)
 
-    def _save(self, note: Note) -> None:
-        write_json(self._folder / f"{note.name}.json", asdict(note))
-
     def _taken(self, name: str, locks: ExitStack) -> Note | None:
-        """What is known of a batch, ours from now on; None where it holds nothing wanted, or another process has it."""
-        if not any(one.key in self._wanted for one in self._ledger.in_batches(name).get(name, [])):
-            return None
+        """What is known of a batch, ours from now on; None where it is empty, or another process has it."""
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
             locks.enter_context(FileLock(self._lock(name), timeout=0))
@@ -236,10 +222,10 @@ class _BatchBuyer:
             say(escape(f"{path} is gone: nobody knows whether its {len(rows):,} requests were answered"))
             self._ledger.settle((one, no_reply(f"{path.name} is gone", "unanswered")) for one in rows)
             return None
-        note = _read_note(path)
+        note = read_note(path)
         if note.base_url != self._provider.base_url:
             raise TeacherError(
-                f"teach: wanted requests wait in batch {name}, at {note.base_url}, and the recipe names another server",
+                f"teach: requests wait in batch {name}, at {note.base_url}, and the recipe names another server",
                 f"run once with teacher.base_url={note.base_url}, which fetches them; or {LOST.format(name)}",
             )
         return note if rows else None
@@ -249,7 +235,7 @@ class _BatchBuyer:
 
     def _close(self, note: Note, status: str) -> None:
         note.status = status
-        self._save(note)
+        note.save(self._folder)
         self._completed.pop(note.name, None)
         self._lock(note.name).unlink(missing_ok=True)
 
@@ -257,20 +243,20 @@ class _BatchBuyer:
 
     def _is_started(self, note: Note, starts: bool) -> bool:
         """Upload and create, as far as that is not done; False where the batch was taken back."""
-        if not note.asked_at and not starts:
-            self._withdraw(note, "withdrawn")
-            return False
         if not note.id:
             try:
-                if not note.file_id:
+                if not note.file_id and starts:
                     note.file_id = self._provider.upload(self._folder / f"{note.name}.jsonl")
-                    self._save(note)
-                batch = self._provider.patient("a batch is not started", lambda: self._created(note))
+                    note.save(self._folder)
+                batch = self._provider.patient("a batch is not started", lambda: self._created(note, starts))
             except Refused:
                 self._withdraw(note, "refused")
                 raise
+            if batch is None:
+                self._withdraw(note, "withdrawn")
+                return False
             note.id, note.status = batch.id, batch.status
-            self._save(note)
+            note.save(self._folder)
         self._ledger.mark_sent(note.name)
         return True
 
@@ -278,12 +264,14 @@ class _BatchBuyer:
         self._ledger.release(self._ledger.in_batches(note.name).get(note.name, []))
         self._close(note, status)
 
-    def _created(self, note: Note) -> Batch:
-        """The batch at the provider; an earlier call may have made it, and its answer been lost."""
+    def _created(self, note: Note, starts: bool) -> Batch | None:
+        """The batch at the provider, which an earlier call may have made; None where none is, and none is to be."""
         if note.asked_at and (batch := self._provider.find(note.name, note.file_id, note.asked_at)):
             return batch
+        if not starts:
+            return None
         note.asked_at = time.time()
-        self._save(note)
+        note.save(self._folder)
         return self._provider.create(note.name, note.file_id)
 
     # ------------------------------------------------------------------------------------------ wait and collect
@@ -296,60 +284,70 @@ class _BatchBuyer:
         self._completed[note.name] = n_completed(batch)
         if note.status != batch.status:
             note.status = batch.status
-            self._save(note)
+            note.save(self._folder)
         return batch if batch.status in ENDED else None
 
     def _collect(self, note: Note, batch: Batch) -> None:
         """Settle what came back, and take back what did not; done twice it does no harm."""
         held = {request.key: request for request in self._ledger.in_batches(note.name).get(note.name, [])}
-        read = _Read()
-        for file_id in (batch.output_file_id, batch.error_file_id):
-            if file_id:
-                self._settle(note, held, read, self._provider.content(file_id))
-        unread = max(self._completed.get(note.name, 0) - read.answered, read.n_bad)
-        without = list(held.values())
-        if unread and without:  # billed, and not seen: which of them, nobody knows
+        read, n_billed = self._read(note, batch, held), self._completed.get(note.name, 0)
+        without, is_billed = list(held.values()), bool(read.n_unread(n_billed))
+        if is_billed:  # and not seen: which of them, nobody knows
             self._commit(
                 [(one, no_reply("its batch has replies that cannot be read", "unanswered")) for one in without]
             )
-        self._ledger.release(read.not_executed)
-        self._ledger.release([] if unread else without)
+        self._ledger.release([*read.not_executed, *([] if is_billed else without)])
         self._close(note, "collected")
         self.replies |= self._ledger.replies(self._wanted.values())
         if n_left := len(without) + len(read.not_executed):
-            cost = "count as spent" if unread else "cost nothing"
-            say(
-                escape(
-                    f"batch {note.name} {batch.status}: {n_left:,} of {note.requests:,} without a reply, they {cost}"
-                )
+            cost = "count as spent" if is_billed else "cost nothing"
+            found = f"batch {note.name} {batch.status}: {n_left:,} of {note.requests:,} without a reply, they {cost}"
+            say(escape(found))
+        if read.strange and not read.answered:
+            raise TeacherError(
+                f"teach: no reply of batch {note.name} bears the custom_id that its request had ({note.id})",
+                "take teacher.delivery=live here; what the batch billed counts as spent",
             )
         if batch.status in ("failed", "cancelled"):
-            raise _failure(note, batch)
+            raise _failure(note, batch, self._provider.hidden)
 
-    def _settle(self, note: Note, held: dict[str, Request], read: "_Read", content: bytes) -> None:
+    def _read(self, note: Note, batch: Batch, held: dict[str, Request]) -> "_Read":
+        """Settle every line; a download that was cut, be it without a word, is fetched again."""
+        read, n_billed = _Read(), self._completed.get(note.name, 0)
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                say(escape(f"batch {note.name}: replies are missing or cannot be read; fetching them again"))
+                pause(attempt)
+            read.bad, read.strange = [], []
+            for file_id in (batch.output_file_id, batch.error_file_id):
+                if file_id:
+                    self._settle(held, read, self._provider.content(file_id))
+            if not held or not read.is_cut(n_billed):
+                break
+        tell_faults(f"batch {note.name}, replies not used: ", [*read.bad, *read.strange])
+        return read
+
+    def _settle(self, held: dict[str, Request], read: "_Read", content: bytes) -> None:
         """Commit a file of replies; what has a line leaves `held`."""
         group: list[tuple[Request, Reply]] = []
-        faults: list[str] = []
         for number, text in enumerate(BytesIO(content), start=1):
             try:
                 line = read_line(text)
             except ValueError as error:
-                if text.strip():
-                    read.n_bad += 1
-                    faults.append(f"line {number} {error}")
+                read.bad += [f"line {number} {error}"] if text.strip() else []
                 continue
-            read.answered += line.status == 200
             if request := held.pop(line.key, None):
                 reply = reply_of(line, request)
-                group += [(request, reply)] if reply else []
+                group += [(request, self._provider.without_key(reply))] if reply else []
                 read.not_executed += [] if reply else [request]
             elif not self._ledger.knows(line.key):
-                faults.append(f"line {number} is for a request that nobody asked")
+                read.strange += [f"line {number} is for a request that nobody asked"] if line.status == 200 else []
+                continue
+            read.answered |= {line.key} if line.status == 200 else set()
             if len(group) >= GROUP:
                 self._commit(group)
                 group = []
         self._commit(group)
-        tell_faults(f"batch {note.name}, replies not used: ", faults)
 
     def _commit(self, group: Sequence[tuple[Request, Reply]]) -> None:
         self._ledger.settle(group)
@@ -357,7 +355,7 @@ class _BatchBuyer:
 
     def _show(self, note: str) -> None:
         done = sum(reply.error is None for reply in self.replies.values()) + sum(self._completed.values())
-        self._bar.at(min(done, len(self._wanted)), note, self._terms.limits.text(self._ledger.spent()))
+        self._bar.at(min(done, len(self._wanted)), note, self._terms.limits.text(self._ledger.spent(self._terms.price)))
 
 
 _IN_VAIN = no_reply(f"came back from {TRIES} batches without a reply")
@@ -368,26 +366,29 @@ class _Read:
     """What was read of a batch's replies.
 
     Attributes:
-        answered: Lines with a completion, those of an earlier, interrupted reading included.
-        n_bad: Lines that cannot be read.
+        answered: Our requests with a completion, those of an earlier, interrupted reading included.
+        bad: Lines that cannot be read.
+        strange: Lines with a completion, and the key of no request of ours: billed, and perhaps for one of them.
         not_executed: Requests of which the provider says that they never reached the model.
     """
 
-    answered: int = 0
-    n_bad: int = 0
+    answered: set[str] = field(default_factory=set)
+    bad: list[str] = field(default_factory=list)
+    strange: list[str] = field(default_factory=list)
     not_executed: list[Request] = field(default_factory=list)
 
+    def n_unread(self, n_billed: int) -> int:
+        """Replies that were billed and are not to be had."""
+        return max(n_billed - len(self.answered), len(self.bad) + len(self.strange))
 
-def _read_note(path: Path) -> Note:
-    try:
-        return Note(**json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{path}: is damaged ({error})", LOST.format(path.stem)) from error
+    def is_cut(self, n_billed: int) -> bool:
+        """Whether another download may bring more."""
+        return bool(self.bad) or n_billed > len(self.answered) + len(self.strange)
 
 
-def _failure(note: Note, batch: Batch) -> TeacherError:
+def _failure(note: Note, batch: Batch, hidden: Callable[[str], str]) -> TeacherError:
     errors = (batch.errors and batch.errors.data) or []
     why = "; ".join(f"line {one.line}: {one.message}" if one.line else str(one.message) for one in errors[:MOST_TOLD])
-    found = f"teach: batch {note.name} ({batch.id}) {batch.status} at the provider{why and f': {why}'}"
+    found = f"teach: batch {note.name} ({batch.id}) {batch.status} at the provider{why and f': {hidden(why)}'}"
     hint = "mend what it says and run again" if batch.status == "failed" else "run again to ask for the rest"
     return TeacherError(found, f"{hint}; what has a reply is kept, the rest cost nothing")

@@ -11,12 +11,11 @@ are committed in one write, and all requests that may leave are reserved in anot
 """
 
 import heapq
-import random
-import sqlite3
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import count
@@ -25,11 +24,12 @@ from queue import Empty, SimpleQueue
 from teachwise.console import Bar, progress
 from teachwise.duration import took
 from teachwise.engines import TeacherEngine
-from teachwise.errors import DataError, GateError, TeacherError
+from teachwise.errors import GateError, TeacherError
 from teachwise.interrupt import patient_interrupt
 from teachwise.ledger import Ledger
+from teachwise.ledger_file import patiently
 from teachwise.meter import Meter, Told
-from teachwise.pace import Departure, Pace
+from teachwise.pace import Departure, Pace, pause_seconds
 from teachwise.prices import Limits, Price, dollars
 from teachwise.request import Reply, Request, as_counted, no_reply
 
@@ -43,13 +43,10 @@ PATIENCE_SECONDS = 600.0
 """How long everything may go on being refused for coming too fast, and the longest wait that is sat out."""
 POLL_SECONDS = 0.5
 """How often the ledger is looked into for what another process has under way."""
-DISK_SECONDS = 60.0
-"""How long paid replies wait in memory for a disk that is full or a ledger that is locked."""
-DISK_POLL_SECONDS = 2.0
 SHOW_SECONDS = 0.2
 """How often the progress bar moves."""
-_PASSING = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR)
-"""Refusals of a disk that somebody may mend while we wait."""
+FIRST_FEW = 4
+"""Requests in flight under a cap until the teacher has shown by a reply that it keeps to its bounds."""
 
 
 @dataclass(frozen=True)
@@ -90,15 +87,12 @@ def buy(requests: Sequence[Request], engine: TeacherEngine, ledger: Ledger, term
     Raises:
         GateError: the limits cannot bear the next request. Everything bought is in the ledger.
         TeacherError: `HOPELESS` requests in a row failed, the teacher refuses altogether, or it is not there.
-        KeyboardInterrupt: Ctrl-C, once all replies under way are in the ledger.
+        KeyboardInterrupt: Ctrl-C or another signal to end, once all replies under way are in the ledger.
     """
     distinct = list({request.key: request for request in requests}.values())
     there = ledger.replies(distinct)
     ledger.plan(request for request in distinct if request.key not in there)
-    with (
-        patient_interrupt() as stopped,
-        progress("teaching", total=len(distinct), done=len(there)) as bar,
-    ):
+    with patient_interrupt() as stopped, progress("teaching", total=len(distinct), done=len(there)) as bar:
         buyer = _Buyer(distinct, there, engine, ledger, terms, bar, stopped)
         buyer.work()
     return buyer.replies
@@ -137,15 +131,19 @@ class _Buyer:
         self._is_final = True
         self._turned_away_since: float | None = None
         self._done, self._show_at, self._usd = len(there), 0.0, 0.0
-        self._usd_before = ledger.spent().usd
+        self._usd_before = ledger.spent(terms.price).usd
+        has_cap = terms.limits.teacher_tokens is not None or terms.limits.usd is not None
+        self._is_new = has_cap and bool(requests) and not ledger.has_reply_of(requests[0].model)
         self._meter = Meter(len(there))
         self._told = Told()
 
     def work(self) -> None:
         """Until every request has its outcome, or nothing more may be sent."""
         while True:
-            self._fetch_due()
-            sent = self._send()
+            sent = 0
+            with self._failing_later():
+                self._fetch_due()
+                sent = self._send()
             if not self._flying and not sent and self._is_over():
                 break
             self._collect()
@@ -154,12 +152,18 @@ class _Buyer:
         if self._stopped:
             raise KeyboardInterrupt
         if self._failed_in_a_row >= HOPELESS:
-            raise TeacherError(
-                f"teach: {self._failed_in_a_row} requests in a row failed, the last with {self._last_error}",
-                "mend what it says and run again; what came back is kept",
-            )
+            found = f"teach: {self._failed_in_a_row} requests in a row failed, the last with {self._last_error}"
+            raise TeacherError(found, "mend what it says and run again; what came back is kept")
         if self._refused and not self._terms.is_partial:
             raise spent_gate(self._refused, self._ledger, self._terms, len(self.replies), self._total)
+
+    @contextmanager
+    def _failing_later(self) -> Iterator[None]:
+        """What fails in here, such as a locked ledger, ends the purchase once the replies under way are in."""
+        try:
+            yield
+        except Exception as error:
+            self._failure = self._failure or error
 
     def _may_send(self) -> bool:
         return not (self._stopped or self._failure or self._failed_in_a_row >= HOPELESS)
@@ -179,8 +183,7 @@ class _Buyer:
         if (self._elsewhere or self._refused) and self._look_at <= now:
             self._look_at = now + POLL_SECONDS
             self._ledger.reconcile()
-            if self._elsewhere:
-                n = len(self._elsewhere)
+            if n := len(self._elsewhere):
                 self._told.once("elsewhere", f"waiting for {n:,} requests that another process has under way")
             self._waiting.extend(self._elsewhere)  # reserving them tells whether they are still under way
             self._elsewhere = []
@@ -190,7 +193,7 @@ class _Buyer:
         if not self._may_send() or not self._waiting:
             return 0
         now, wanted, departures = time.monotonic(), [], []
-        while self._waiting and self._pace.wait_seconds(now, self._waiting[0].upper_bound_tokens) <= 0:
+        while self._waiting and self._wait_seconds(now) <= 0:
             request = self._waiting.popleft()
             wanted.append(request)
             departures.append(self._pace.left(now, request.upper_bound_tokens))
@@ -221,11 +224,12 @@ class _Buyer:
             request, departure = self._flying.pop(future)
             settled.append((request, self._judged(request, departure, self._outcome(future))))
         if settled:
-            self._commit(settled)
+            patiently(lambda: self._ledger.settle(settled), lambda text: self._told.once("disk", text))
             self._refused = None  # what it had reserved beyond its cost is free again
             for request, reply in settled:
                 self._note(request, reply)
-            self._show()
+            with self._failing_later():
+                self._show()
 
     def _arrived(self) -> "list[Future[Reply]]":
         """All that came back, once something has."""
@@ -243,24 +247,16 @@ class _Buyer:
         if not self._may_send():
             return pause
         if self._waiting and self._refused is None:
-            pause = min(pause, self._pace.wait_seconds(now, self._waiting[0].upper_bound_tokens))
+            pause = min(pause, self._wait_seconds(now))
         if self._later:
             pause = min(pause, max(0.0, self._later[0][0] - now))
         return pause
 
-    def _commit(self, pairs: Sequence[tuple[Request, Reply]]) -> None:
-        """Until this returns paid replies are in memory only, so a disk that may recover is not given up at once."""
-        ends_at = time.monotonic() + DISK_SECONDS
-        while True:
-            try:
-                self._ledger.settle(pairs)
-                return
-            except DataError as error:
-                code = getattr(error.__cause__, "sqlite_errorcode", 0) & 0xFF
-                if code not in _PASSING or self._stopped or time.monotonic() > ends_at:
-                    raise
-                self._told.once("disk", f"{error.found}: paid replies wait in memory for {took(DISK_SECONDS)}")
-            time.sleep(DISK_POLL_SECONDS)
+    def _wait_seconds(self, now: float) -> float:
+        """Until the first that waits may leave; infinite is when another has come back."""
+        if self._is_new and self._pace.in_flight >= FIRST_FEW:
+            return float("inf")
+        return self._pace.wait_seconds(now, self._waiting[0].upper_bound_tokens)
 
     def _started(self, request: Request) -> "Future[Reply]":
         try:
@@ -316,8 +312,7 @@ class _Buyer:
 
     def _come_back(self, reply: Reply, wait_seconds: float) -> None:
         """Give up for now, and say when to come back."""
-        seconds = min(wait_seconds, 1e9)
-        at = datetime.now().astimezone() + timedelta(seconds=seconds)
+        at = datetime.now().astimezone() + timedelta(seconds=(seconds := min(wait_seconds, 1e9)))
         self._failure = self._failure or TeacherError(
             f"teach: the teacher turns requests away until {at:%Y-%m-%d %H:%M}, for {took(seconds)} ({reply.error})",
             "run the same command again then, or lower teacher.concurrency; what was paid for is kept",
@@ -330,9 +325,14 @@ class _Buyer:
             self.replies[request.key] = reply
             self._done += 1
             self._usd += self._price_of(reply)
-            self._failed_in_a_row, self._turned_away_since = 0, None
+            self._failed_in_a_row = self._failed_in_a_row + 1 if reply.raw else 0
+            self._last_error = "a reply without a text that can be read; it is kept as `raw` in the ledger"
+            self._turned_away_since, self._is_new = None, False
             if (tokens := reply.prompt_tokens + reply.completion_tokens) > request.upper_bound_tokens:
-                self._told.once("more", f"the teacher reports {tokens:,} tokens for a request, more than it may use")
+                text = "more than it may use: the next ones are taken to cost as many times as much"
+                self._told.once("more", f"the teacher reports {tokens:,} tokens for a request, {text}")
+            if reply.has_unknown_end:
+                self._told.once("end", f"a reply ended with {reply.finish_reason!r}: it is taken for a whole one")
             return
         if reply.fault == "too_fast":
             heapq.heappush(self._later, (now, next(self._order), request))
@@ -362,7 +362,8 @@ class _Buyer:
         now = time.monotonic()
         if now >= self._show_at or not self._flying:
             self._show_at = now + SHOW_SECONDS
-            self._bar.at(self._done, self._projected(), self._terms.limits.text(self._ledger.spent()))
+            spent = self._ledger.spent(self._terms.price)
+            self._bar.at(self._done, self._projected(), self._terms.limits.text(spent))
 
     def _projected(self) -> str:
         """How fast it goes, and what all will have cost."""
@@ -384,16 +385,15 @@ def spent_gate(refused: Request, ledger: Ledger, terms: Terms, there: int, total
         there: Replies that are there.
         total: Replies that are wanted.
     """
-    spent, limits, price = ledger.spent(), terms.limits, terms.price
-    usd = f" ({dollars(price.usd(refused.prompt_bound_tokens, refused.max_tokens))})" if price else ""
+    limits, price, bound = terms.limits, terms.price, ledger.bound(refused)
+    spent, tokens = ledger.spent(price), sum(bound)
+    usd = f" ({dollars(price.usd(*bound))})" if price else ""
+    if tokens > refused.upper_bound_tokens:
+        usd += f", not {refused.upper_bound_tokens:,}, since a reply of this teacher passed its bound"
+    by = " by all runs that use this ledger" if spent.requests and not there else ""
     return GateError(
-        f"teach: budget spent, {limits.text(spent)}; {there:,} of {total:,} rationales are there"
-        f" and the next may cost {refused.upper_bound_tokens:,} tokens{usd}",
-        f"raise {limits.name_of(spent, refused.upper_bound_tokens)} and run again, nothing is paid twice;"
+        f"teach: budget spent, {limits.text(spent)}{by}; {there:,} of {total:,} rationales are there"
+        f" and the next may cost {tokens:,} tokens{usd}",
+        f"raise {limits.name_of(spent, tokens)} and run again: what has a reply is not bought again;"
         " or go on with what there is: --partial",
     )
-
-
-def pause_seconds(attempt: int) -> float:
-    """The pause before the next attempt: twice as long each time, at most half a minute, no two alike."""
-    return min(2.0 ** (attempt + 1), 30.0) * random.uniform(0.2, 0.5)

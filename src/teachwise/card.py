@@ -153,7 +153,7 @@ def _limits(router: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
         "and in other words, nothing was measured; the threshold too was chosen for these.",
         *(f"It is not told apart from `{name}`: the interval holds 0." for name in gaps),
         *(["The scores did not predict errors here, and it was routed at random."] if figures["is_random"] else []),
-        *([f"The report calls it `{figures['name']}`."] if figures["name"] != router["arm"] else []),
+        *(f"This arm is not what its recipe says: {mark}." for mark in figures["entry"]["marks"]),
         *(["The student and its questions are a toy; the figures say nothing about others."] * figures["is_toy"]),
         *(
             [

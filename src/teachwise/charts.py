@@ -303,7 +303,7 @@ def teacher_bars(teacher: Mapping[str, Any]) -> Markup:
         shares = {"right": row["correct"] / n, "wrong": row["wrong"] / n}
         shares["drop"] = max(0.0, 1 - sum(shares.values()))
         label = " · ".join(f"{GRADES[name]} {share:.1%}" for name, share in shares.items())
-        parts.append(text(4, y + 12, f"{band}: {n:,} rationales", "strong"))
+        parts.append(text(4, y + 12, f"{band}: {n:,} rationale{'s' * (n != 1)}", "strong"))
         start = 0.0
         for name, share in shares.items():
             tip = f"{band}: {GRADES[name]} {share:.1%}"

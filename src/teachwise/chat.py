@@ -6,6 +6,7 @@ student will see, then the tokens it should write, then the token that ends its 
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from jinja2.exceptions import TemplateError
@@ -124,6 +125,18 @@ class Chat:
         """Text of generated ids, without special tokens or outer blanks."""
         text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
         return text.strip()
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """What each token adds to the text before it, blanks included; "" for special tokens.
+
+        Tokenizers write a token alone without the blank before it, so each is decoded after its neighbour.
+        """
+        if not len(ids):
+            return []
+        alone: list[str] = self.tokenizer.batch_decode([[token] for token in ids], skip_special_tokens=True)
+        pairs = self.tokenizer.batch_decode([*map(list, pairwise(ids))], skip_special_tokens=True)
+        after = zip(alone, alone[1:], pairs, strict=False)
+        return alone[:1] + [pair[len(a) :] if pair.startswith(a) else b for a, b, pair in after]
 
     @property
     def _lead(self) -> str:

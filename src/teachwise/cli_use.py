@@ -20,6 +20,7 @@ def plan(
     pilot: Annotated[
         bool, typer.Option("--pilot", help="buy 16 of the rationales first, to judge by; they stay")
     ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="agree to what the pilot may cost")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON, with every question")] = False,
 ) -> None:
     """Say what teaching is going to cost, before the first paid call. Carries the recipe out up to route.
@@ -29,7 +30,7 @@ def plan(
     from teachwise.pipeline import make_plan
     from teachwise.plan_text import page
 
-    made, root = make_plan(recipe, *(overrides or []), out=out, pilot=pilot)
+    made, root = make_plan(recipe, *(overrides or []), out=out, pilot=pilot, yes=yes)
     print(json.dumps(made.plain(), indent=2, ensure_ascii=False) if as_json else page(made, str(root)))
 
 

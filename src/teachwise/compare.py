@@ -21,8 +21,8 @@ from teachwise.records import Driven, Example, Mode, Prediction, Rationale, Scor
 from teachwise.run_folder import Run, Unit, write_json
 from teachwise.sampling import bands_of
 from teachwise.stats import Interval, bootstrap_difference, bootstrap_mean, mcnemar_exact, wilson
-from teachwise.teacher_wording import priced
-from teachwise.verify import REASONS, by_band, teacher_verdict
+from teachwise.teacher_wording import lacks, priced
+from teachwise.verify import REASONS, by_band, teacher_verdict, what_to_do
 from teachwise.wording import WAYS
 
 
@@ -160,10 +160,12 @@ def compare_arms(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
     for arm in recipe.arms:
         by_seed = [_predictions(run, arm, seed) for seed in recipe.seeds_of(arm)]
         modes = {s: {m: answers_of(by_seed, s, m, ids[s]) for m in get_args(Mode)} for s in ("dev", "test")}
-        name = _shown_name(recipe, run, arm)
+        marks = _marks(recipe, run, arm)
+        name = f"{arm}*" if marks else arm
         mode = chosen_mode(modes["dev"])
         correct[name] = modes["test"][mode].correct
-        arms[name] = {**arm_summary(modes["test"], mode, groups), "arm": arm, "cost": _cost(recipe, run, arm)}
+        own = {"arm": arm, "marks": marks, "cost": _cost(recipe, run, arm)}
+        arms[name] = {**arm_summary(modes["test"], mode, groups), **own}
     _set_against(arms, correct)
     base = next((name for name in arms if recipe.arms[arms[name]["arm"]].policy == "none"), None)
     control = next((name for name in arms if recipe.arms[arms[name]["arm"]].policy == "random"), None)
@@ -176,7 +178,7 @@ def compare_arms(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
         "arms": arms,
         "base": base,
         "teacher": _teacher(recipe, run, train, scores),
-        "sentences": [sentence(name, arm, [one for one in (base, control) if one]) for name, arm in arms.items()],
+        "sentences": [sentence(name, arm, _fair(arms, name, base, control)) for name, arm in arms.items()],
     }
     write_json(run.folder(unit) / "comparison.json", content)
     return {name: round(arm["accuracy"]["value"], 4) for name, arm in arms.items()}
@@ -187,9 +189,16 @@ def _teacher(recipe: Recipe, run: Run, train: Sequence[str], scores: Mapping[str
     bands = bands_of({one: scores[one].value for one in train}, train, recipe.edges)
     units = [Unit("teach", arm, seed) for arm in recipe.arms for seed in recipe.seeds_of(arm)]
     rows = [row for unit in units for row in run.records(unit, "rationales.parquet", Rationale)]
-    found = by_band(rows, bands, recipe.price)
-    shown = {"gold_shown": recipe.teacher.show_answer, "by_band": found}
+    found = by_band(rows, bands, recipe.price_as_delivered)
+    advice = what_to_do(recipe.keep_rule.samples, recipe.on_rejected)
+    shown = {"gold_shown": recipe.teacher.show_answer, "advice": advice, "by_band": found}
     return {**teacher_verdict(found, recipe.min_usable), **shown}
+
+
+def _fair(arms: Mapping[str, Any], name: str, base: str | None, control: str | None) -> list[str]:
+    """The arms that an arm's sentence sets it against: not the control where either of the two lacks rationales."""
+    is_fair = control is not None and not any(lacks(arms[one]["cost"]) for one in (name, control))
+    return [one for one in (base, control if is_fair else None) if one]
 
 
 def _set_against(arms: dict[str, Any], correct: Mapping[str, np.ndarray]) -> None:
@@ -201,18 +210,18 @@ def _predictions(run: Run, arm: str, seed: int) -> list[Prediction]:
     return run.records(Unit("evaluate", arm, seed), "predictions.parquet", Prediction)
 
 
-def _shown_name(recipe: Recipe, run: Run, arm: str) -> str:
-    """The arm's name, with a warning in it where it is not what the recipe says it is."""
+def _marks(recipe: Recipe, run: Run, arm: str) -> list[str]:
+    """In what an arm is not what the recipe says it is."""
     first, taught = Unit("route", arm, recipe.seeds_of(arm)[0]), _taught(recipe, run, arm)
     asked, unpaid, kept, correct = (sum(one[name] for one in taught) for name in ("asked", "unpaid", "kept", "correct"))
+    wrong = kept - correct
     told = {
-        "routed at random: gate failed": (run.manifest(first) or {})["counts"].get("randomised"),
-        f"partial: {unpaid:,} of {asked:,} rationales not bought": unpaid,
+        "routed at random, since the gate failed": (run.manifest(first) or {})["counts"].get("randomised"),
+        f"partial, {unpaid:,} of {asked:,} rationales not bought": unpaid,
         "the teacher saw the answers": recipe.teacher.show_answer and kept,
-        f"learns from {kept - correct:,} rationales without the gold answer": kept - correct,
+        f"learns from {wrong:,} rationale{'s' * (wrong != 1)} without the gold answer": wrong,
     }
-    marks = [mark for mark, holds in told.items() if holds]
-    return f"{arm} ({'; '.join(marks)})" if marks else arm
+    return [mark for mark, holds in told.items() if holds]
 
 
 def _taught(recipe: Recipe, run: Run, arm: str) -> list[dict[str, Any]]:
@@ -228,11 +237,12 @@ def _cost(recipe: Recipe, run: Run, arm: str) -> dict[str, Any]:
     teach = _taught(recipe, run, arm)
     train = [(run.manifest(Unit("train", arm, seed)) or {})["counts"] for seed in recipe.seeds_of(arm)]
     mean = {name: float(np.mean([counts[name] for counts in teach])) for name in teach[0]}
+    price = recipe.price_as_delivered
     return {
         "teacher_tokens": mean["prompt_tokens"] + mean["completion_tokens"],
         "teacher_prompt_tokens": mean["prompt_tokens"],
         "teacher_completion_tokens": mean["completion_tokens"],
-        "teacher_usd": recipe.price and recipe.price.usd(*(mean[f"{name}_tokens"] for name in _PRICED)),
+        "teacher_usd": price and price.usd(*(mean[f"{name}_tokens"] for name in _PRICED)),
         "unusable_tokens": mean["unusable_tokens"],
         "requests": mean["requests"],
         "rationales_asked": mean["asked"],

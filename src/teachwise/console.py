@@ -52,12 +52,16 @@ def ask(question: str) -> bool:
     view, console = _shown[-1] if _shown else (None, err)
     if view:
         view.pause()
+    answer = ""
     try:
         console.print(f"{question} [y/N] ", end="", markup=False)
-        is_agreed = sys.stdin.readline().strip().lower() in ("y", "yes")
+        answer = sys.stdin.readline()
     finally:
+        if not answer.endswith("\n"):  # Ctrl-C, or no more input: the cursor stands behind the question still
+            console.print()
         if view:
             view.resume()
+    is_agreed = answer.strip().lower() in ("y", "yes")
     _log.info(f"{question} {'yes' if is_agreed else 'no'}")
     return is_agreed
 

@@ -10,7 +10,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from teachwise.buying import Terms, buy
+from teachwise.console import say
 from teachwise.engines import load_teacher
 from teachwise.ledger import Ledger
 from teachwise.request import Reply, Request
@@ -45,12 +48,15 @@ def deliver(
         if engine_options["engine"] != "openai":
             with closing(load_teacher(**engine_options)) as engine:
                 return buy(requests, engine, ledger, terms)
-        from teachwise.batches import await_batches, batch_folder, buy_in_batches, held_in_batches
+        from teachwise.batch_note import batch_folder
+        from teachwise.batches import await_batches, buy_in_batches, held_in_batches
         from teachwise.engines.openai import OpenAiTeacher
         from teachwise.offline import buy_from_files
 
         field, offline = str(engine_options["limit_field"]), root / OFFLINE
         if delivery == "files" and not held_in_batches(requests, ledger):
+            for name, waiting in ledger.in_batches().items():
+                say(escape(f"batch {name} holds {len(waiting):,} requests of another recipe, and is left as it is"))
             return buy_from_files(requests, field, ledger, terms, offline)  # without a key
         with closing(OpenAiTeacher(**engine_options)) as teacher:
             if delivery == "batch":

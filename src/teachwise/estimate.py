@@ -71,7 +71,7 @@ class Ask:
         max_tokens: Most tokens of the reply.
         band: Of its example.
         retries: How many more samples may be asked for if it is rejected.
-        may_grow: Asked once more with twice `max_tokens` if it is cut off.
+        may_grow: Asked once more with twice `max_tokens` if it is cut off, which then is the limit of further samples.
         has_grown: It is such a one: the reply before was cut off at half of `max_tokens`.
     """
 
@@ -87,7 +87,9 @@ class Ask:
     def bound(self, read: float = 1.0, written: float = 1.0) -> float:
         """What it can cost at most, with all that it may lead to."""
         once = self.prompt_bound * read + self.max_tokens * written
-        return once * (1 + self.retries) + self.may_grow * (once + self.max_tokens * written)
+        if not self.may_grow:
+            return once * (1 + self.retries)
+        return once + (1 + self.retries) * (once + self.max_tokens * written)
 
 
 @dataclass(frozen=True)

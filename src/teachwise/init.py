@@ -22,7 +22,7 @@ from teachwise.run_folder import write_text
 from teachwise.strict_yaml import validated
 
 STUDENT = "Qwen/Qwen2.5-0.5B-Instruct"
-TEACHER = {"model": "deepseek-chat", "base_url": "https://api.deepseek.com/v1", "key_env": "TEACHER_API_KEY"}
+TEACHER = {"model": "deepseek-flash", "base_url": "https://api.deepseek.com/v1", "key_env": "TEACHER_API_KEY"}
 LOCAL_URL = "http://127.0.0.1:8000/v1"
 FEW_TRAIN = 200
 """With fewer train rows the gate only warns, and rejected rationales become answers: a stage might be left empty."""
@@ -130,13 +130,13 @@ def suggested_budget(table: Table, max_tokens: int) -> int:
 
 def _next(target: Path) -> list[str]:
     name = shlex.quote(str(target))
-    commands = [f"teachwise run {name} --until route", f"teachwise run {name}"]
+    commands = {
+        f"teachwise check {name}": "looks for slips, the models and the key",
+        f"teachwise plan {name}": "scores the student and says what the teacher may cost; buys nothing",
+        f"teachwise run {name}": "goes on from there, to the report",
+    }
     width = max(map(len, commands))
-    return [
-        f"wrote {target}; look it over, then:",
-        f"  {commands[0]:{width}}   # scores the student and says what the teacher may cost; buys nothing",
-        f"  {commands[1]:{width}}   # goes on from there, to the report",
-    ]
+    return [f"wrote {target}; look it over, then:", *(f"  {one:{width}}   # {why}" for one, why in commands.items())]
 
 
 # the recipe

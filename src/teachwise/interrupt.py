@@ -1,9 +1,9 @@
-"""Ctrl-C where something under way is paid for."""
+"""Ctrl-C, and other signals to end, where something under way is paid for."""
 
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from teachwise.console import say
 
@@ -12,24 +12,33 @@ from teachwise.console import say
 def patient_interrupt() -> Iterator[list[int]]:
     """Ctrl-C ends the sending; replies under way are paid for, so they are awaited. A second Ctrl-C ends that too.
 
-    Raised in the middle of the work, as Python does it, an interrupt would drop replies that have come already.
+    So does what a scheduler sends (SIGTERM), and what a terminal sends that is closed (SIGHUP; one that is ignored, as
+    under `nohup`, stays so). Raised in the middle of the work, an interrupt would drop replies that have come already.
 
     Yields:
-        A list that is empty until the first Ctrl-C.
+        A list that is empty until the first signal.
     """
     stopped: list[int] = []
     if threading.current_thread() is not threading.main_thread():  # only that one may handle signals
         yield stopped
         return
-    before = signal.getsignal(signal.SIGINT) or signal.default_int_handler
+    signals = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {one: signal.getsignal(one) for one in signals}
+    before = {one: handler for one, handler in before.items() if handler not in (None, signal.SIG_IGN)}
+
+    def restore() -> None:
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
     def note(number: int, frame: object) -> None:
-        signal.signal(signal.SIGINT, before)
+        restore()
         stopped.append(number)
-        say("[dim]awaiting the replies under way, which are paid for; Ctrl-C again ends at once[/dim]")
+        with suppress(OSError):  # the terminal may be gone
+            say("[dim]awaiting the replies under way, which are paid for; Ctrl-C again ends at once[/dim]")
 
-    signal.signal(signal.SIGINT, note)
+    for one in before:
+        signal.signal(one, note)
     try:
         yield stopped
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()

@@ -15,18 +15,19 @@ stays counted as spent, also when it is asked again.
 Several processes may share a ledger. Each holds a lock file as long as it lives; what a dead one left `sent` or
 `reserved` is set right by whoever comes next.
 
-Only raw replies are kept here. Reading an answer out of one is done afterwards, from the ledger, and costs nothing.
+Only raw replies are kept here. Reading an answer out of one is done afterwards, and costs nothing.
 """
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 from teachwise.ledger_file import opened, told, writing
-from teachwise.ledger_schema import BY_MODEL, COLUMNS, SPENT
+from teachwise.ledger_schema import BY_MODEL, COLUMNS, HOLD, OVER, SPENT
 from teachwise.lifeline import Lifeline
 from teachwise.prices import Limits, Price, Spent
 from teachwise.request import NOT_TAKEN, RESULTS, Reply, Request, counted, no_reply
@@ -34,10 +35,16 @@ from teachwise.request import NOT_TAKEN, RESULTS, Reply, Request, counted, no_re
 LEDGER = "ledger.sqlite"
 """Name of the ledger in a run folder."""
 
-_REPLY = "text, finish_reason, prompt_tokens, completion_tokens, error, cached_tokens, reasoning, logprobs"
+_TEXTS = ("reasoning", "logprobs", "served_model", "host", "raw")
+_REPLY = f"text, finish_reason, prompt_tokens, completion_tokens, error, cached_tokens, {', '.join(_TEXTS)}"
 
 _BATCH = "batch:"
 """How owners are named that are no process: a batch lives at the provider, so none of them is ever dead."""
+
+
+def _bound(request: Request, over: Mapping[str, tuple[float, float]]) -> tuple[int, int]:
+    read, written = over.get(request.model, (1, 1))
+    return ceil(request.prompt_bound_tokens * read), ceil(request.max_tokens * written)
 
 
 @dataclass
@@ -83,6 +90,10 @@ class Ledger:
     def _writing(self) -> AbstractContextManager[None]:
         return writing(self._db, self._path)
 
+    def in_one_write(self) -> AbstractContextManager[None]:
+        """What is changed within is on the disk all at once, or not at all."""
+        return self._writing()
+
     def reconcile(self) -> int:
         """Set right what dead processes left: `sent` becomes `unknown`, `reserved` becomes `planned`.
 
@@ -122,18 +133,9 @@ class Ledger:
         row = self._db.execute(f"SELECT state, owner, {_REPLY} FROM request WHERE key = ?", (request.key,)).fetchone()
         if row is None:
             return None
-        state, owner, text, finish, read, written, error, cached, reasoning, logprobs = row
-        reply = Reply(
-            text or "",
-            finish or "",
-            read,
-            written,
-            error,
-            cached_tokens=cached,
-            reasoning=reasoning or "",
-            logprobs=logprobs or "",
-        )
-        return state, reply, owner
+        state, owner, text, finish, read, written, error, cached, *texts = row
+        more: dict[str, Any] = {name: found or "" for name, found in zip(_TEXTS, texts, strict=True)}
+        return state, Reply(text or "", finish or "", read, written, error, cached_tokens=cached, **more), owner
 
     def plan(self, requests: Iterable[Request]) -> None:
         """Note what is wanted, so that the ledger also shows what is still to be bought."""
@@ -150,6 +152,7 @@ class Ledger:
         price: Price | None = None,
         is_batch: bool = False,
         asks_unknown: bool = True,
+        holds: bool = True,
     ) -> Reserved:
         """Note that requests are about to be sent, as many as the limits can bear, all in one write to the disk.
 
@@ -159,6 +162,7 @@ class Ledger:
             price: What they cost; None where nobody knows.
             is_batch: They wait in a batch, so they are `reserved`, not `sent`.
             asks_unknown: Ask requests again whose outcome nobody knows; else they stay without a reply.
+            holds: Else nothing is changed: they are only what could be taken.
 
         Returns:
             Which of them the caller may send, and what is known of the others.
@@ -172,9 +176,9 @@ class Ledger:
         if not requests:
             return result
         owner = self._life.begin()
-        price = price.in_batch if price and is_batch else price
+        today, price = price, price.in_batch if price and is_batch else price
         with self._writing():
-            spent = self._spent()
+            spent, over = self._spent(today), self._over()
             for number, request in enumerate(requests):
                 state, reply, holder = self._row(request) or ("planned", None, None)
                 if reply and state in RESULTS:
@@ -184,34 +188,35 @@ class Ledger:
                 elif state in ("sent", "reserved"):
                     result.elsewhere += [request] if holder != owner else []
                 else:
-                    usd = price.usd(request.prompt_bound_tokens, request.max_tokens) if price else 0.0
-                    after = spent.plus(request.upper_bound_tokens, usd)
+                    bound = _bound(request, over)
+                    after = spent.plus(sum(bound), price.usd(*bound) if price else 0.0)
                     if not limits.allow(after):
                         result.left = list(requests[number:])
                         result.is_final = self.n_elsewhere() == 0  # as it is now, since it changes any moment
                         break
                     spent = after
-                    self._hold(request, owner, price, is_batch)
+                    if holds:
+                        self._hold(request, bound, owner, price, is_batch)
                     result.taken.append(request)
         return result
 
-    def _hold(self, request: Request, owner: str, price: Price | None, is_batch: bool) -> None:
+    def bound(self, request: Request) -> tuple[int, int]:
+        """Tokens read and written to set aside for it: its bound, as many times as the model's replies ever came to."""
+        with self._told():
+            return _bound(request, self._over())
+
+    def _over(self) -> dict[str, tuple[float, float]]:
+        return {model: (read, written) for model, read, written in self._db.execute(OVER)}
+
+    def has_reply_of(self, model: str) -> bool:
+        """Whether the model has ever answered."""
+        with self._told():
+            rows = self._db.execute(f"SELECT 1 FROM request WHERE state IN {RESULTS} AND model = ? LIMIT 1", (model,))
+            return rows.fetchone() is not None
+
+    def _hold(self, request: Request, bound: tuple[int, int], owner: str, price: Price | None, is_batch: bool) -> None:
         self._db.execute(
-            """
-            INSERT INTO request (key, model, body, state, owner, sends, reserved_prompt_tokens,
-                reserved_completion_tokens, input_usd, cached_usd, output_usd, prices, changed_at)
-            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-            ON CONFLICT (key) DO UPDATE SET
-                lost_requests = lost_requests + (state = 'unknown'),
-                lost_tokens = lost_tokens + (state = 'unknown') * (reserved_prompt_tokens + reserved_completion_tokens),
-                lost_usd = lost_usd + (state = 'unknown') * (reserved_prompt_tokens * COALESCE(request.input_usd, 0)
-                         + reserved_completion_tokens * COALESCE(request.output_usd, 0)) / 1e6,
-                state = excluded.state, owner = excluded.owner, sends = sends + excluded.sends,
-                reserved_prompt_tokens = excluded.reserved_prompt_tokens,
-                reserved_completion_tokens = excluded.reserved_completion_tokens,
-                input_usd = excluded.input_usd, cached_usd = excluded.cached_usd, output_usd = excluded.output_usd,
-                prices = excluded.prices, error = NULL, changed_at = excluded.changed_at
-            """,
+            HOLD,
             (
                 request.key,
                 request.model,
@@ -219,8 +224,7 @@ class Ledger:
                 "reserved" if is_batch else "sent",
                 owner,
                 0 if is_batch else 1,
-                request.prompt_bound_tokens,
-                request.max_tokens,
+                *bound,
                 price and price.input_usd,
                 price and price.cached_usd,
                 price and price.output_usd,
@@ -252,20 +256,21 @@ class Ledger:
     def _settle(self, request: Request, reply: Reply) -> None:
         read, written = (0, 0) if reply.error is not None else counted(reply, request)
         self._db.execute(
-            "UPDATE request SET state = ?, owner = NULL, sends = sends - ?, text = ?, reasoning = ?, logprobs = ?,"
+            f"UPDATE request SET state = ?, owner = NULL, sends = sends - ?, text = ?, {' = ?, '.join(_TEXTS)} = ?,"
             " finish_reason = ?, prompt_tokens = ?, cached_tokens = ?, completion_tokens = ?, error = ?,"
-            " changed_at = ? WHERE key = ?",
+            " over_read = MAX(over_read, ?), over_written = MAX(over_written, ?), changed_at = ? WHERE key = ?",
             (
                 reply.state,
                 reply.error is not None and reply.fault in NOT_TAKEN,
                 reply.text,
-                reply.reasoning,
-                reply.logprobs,
+                *(getattr(reply, name) for name in _TEXTS),
                 reply.finish_reason,
                 read,
                 min(reply.cached_tokens, read),
                 written,
                 reply.error,
+                read / max(1, request.prompt_bound_tokens),
+                written / max(1, request.max_tokens),
                 time.time(),
                 request.key,
             ),
@@ -275,7 +280,7 @@ class Ledger:
         """A second outcome for a request that has its reply: its cost, all of it where nobody knows, is lost."""
         if reply.error is not None and reply.fault != "unanswered":
             return
-        whole = request.prompt_bound_tokens, request.max_tokens
+        whole = _bound(request, self._over())
         read, written = counted(reply, request) if reply.error is None else whole
         self._db.execute(
             "UPDATE request SET lost_requests = lost_requests + 1, lost_tokens = lost_tokens + ?, lost_usd = lost_usd"
@@ -343,13 +348,17 @@ class Ledger:
             )
             return int(row.fetchone()[0])
 
-    def spent(self) -> Spent:
-        """What counts against the limits: billed, under way, and lost."""
-        with self._told():
-            return self._spent()
+    def spent(self, price: Price | None = None) -> Spent:
+        """What counts against the limits: billed, under way, and lost.
 
-    def _spent(self) -> Spent:
-        return Spent(*self._db.execute(SPENT).fetchone())
+        Args:
+            price: Of today, for requests that were sent when no price was known; without it they cost nothing.
+        """
+        with self._told():
+            return self._spent(price)
+
+    def _spent(self, price: Price | None) -> Spent:
+        return Spent(*self._db.execute(SPENT, (price and price.input_usd, price and price.output_usd)).fetchone())
 
     def accounts(self) -> list[dict[str, Any]]:
         """Requests, tokens and dollars by model and state."""

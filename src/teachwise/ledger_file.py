@@ -2,10 +2,11 @@
 
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
+from teachwise.duration import took
 from teachwise.errors import DataError
 from teachwise.ledger_schema import COLUMNS, bring_up, columns_of, is_known
 
@@ -23,6 +24,11 @@ _REFUSALS = {
 BUSY_SECONDS = 30.0
 """How long to wait while another process writes."""
 _BUSY_WAIT_SECONDS = 0.02
+DISK_SECONDS = 60.0
+"""How long paid replies wait in memory for a disk that is full or a ledger that is locked."""
+DISK_POLL_SECONDS = 2.0
+_PASSING = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR)
+"""Refusals of a disk that somebody may mend while we wait."""
 
 
 def opened(path: Path) -> sqlite3.Connection:
@@ -44,6 +50,20 @@ def opened(path: Path) -> sqlite3.Connection:
             db.close()
             raise
     return db
+
+
+def copied(path: Path, to: Path) -> None:
+    """Copy a ledger as it is at this moment; neither it nor its folder is written, nor need they be writable.
+
+    Raises:
+        DataError: it is damaged, or no ledger.
+    """
+    is_in_use = path.with_name(f"{path.name}-wal").exists()  # else reading it would begin such a log
+    name = f"{path.resolve().as_uri()}?mode=ro{'' if is_in_use else '&immutable=1'}"
+    with told(path), closing(sqlite3.connect(name, uri=True, timeout=BUSY_SECONDS)) as db:
+        _check(db, path)
+        with closing(sqlite3.connect(to)) as copy:
+            db.backup(copy)
 
 
 def _check(db: sqlite3.Connection, path: Path) -> None:
@@ -83,7 +103,10 @@ def told(path: Path) -> Iterator[None]:
 
 @contextmanager
 def writing(db: sqlite3.Connection, path: Path) -> Iterator[None]:
-    """All or nothing, with the file to ourselves."""
+    """All or nothing, with the file to ourselves; within another such block, all or nothing together with that."""
+    if db.in_transaction:
+        yield
+        return
     with told(path):
         db.execute("BEGIN IMMEDIATE")
         try:
@@ -93,3 +116,26 @@ def writing(db: sqlite3.Connection, path: Path) -> Iterator[None]:
             if db.in_transaction:  # a full disk takes it back by itself
                 db.execute("ROLLBACK")
             raise
+
+
+def patiently(write: Callable[[], None], tell: Callable[[str], None]) -> None:
+    """Write paid replies, which are in memory only until then: a disk that may recover is not given up at once.
+
+    Args:
+        write: Writes them, all or nothing.
+        tell: Says what is waited for.
+
+    Raises:
+        DataError: the disk cannot recover, or has not within `DISK_SECONDS`.
+    """
+    ends_at = time.monotonic() + DISK_SECONDS
+    while True:
+        try:
+            write()
+            return
+        except DataError as error:
+            code = getattr(error.__cause__, "sqlite_errorcode", 0) & 0xFF
+            if code not in _PASSING or time.monotonic() > ends_at:
+                raise
+            tell(f"{error.found}: paid replies wait in memory for {took(DISK_SECONDS)}")
+        time.sleep(DISK_POLL_SECONDS)

@@ -29,7 +29,12 @@ CREATE TABLE IF NOT EXISTS request (
     cached_tokens              INTEGER NOT NULL DEFAULT 0,
     completion_tokens          INTEGER NOT NULL DEFAULT 0,
     error                      TEXT,
-    changed_at                 REAL NOT NULL
+    changed_at                 REAL NOT NULL,
+    served_model               TEXT,
+    host                       TEXT,
+    raw                        TEXT,
+    over_read                  REAL NOT NULL DEFAULT 1,
+    over_written               REAL NOT NULL DEFAULT 1
 )
 """
 COLUMNS = re.findall(r"^    (\w+) ", SCHEMA, re.MULTILINE)
@@ -39,6 +44,13 @@ INDEX = f"CREATE INDEX IF NOT EXISTS spending ON request ({_COUNTED})"
 """Holds all that a sum needs, so that summing never reads the texts."""
 OWNERS = "CREATE INDEX IF NOT EXISTS owners ON request (owner, state) WHERE owner IS NOT NULL"
 """Holds what is under way, so that looking for it never reads the rest."""
+OVERS = "CREATE INDEX IF NOT EXISTS overs ON request (model, over_read, over_written)"
+OVERS += " WHERE over_read > 1 OR over_written > 1"
+"""Holds the replies that cost more than they could, so that looking for them never reads the rest."""
+OVER = """
+SELECT model, MAX(over_read), MAX(over_written) FROM request INDEXED BY overs
+WHERE over_read > 1 OR over_written > 1 GROUP BY model"""
+"""How many times its bound a reply of each model came to, in tokens read and in tokens written."""
 
 _HELD = "state IN ('reserved', 'sent', 'unknown')"
 _TOKENS = f"""lost_tokens + CASE WHEN {_HELD} THEN reserved_prompt_tokens + reserved_completion_tokens
@@ -47,19 +59,42 @@ _USD = f"""lost_usd + CASE WHEN {_HELD}
     THEN reserved_prompt_tokens * COALESCE(input_usd, 0) + reserved_completion_tokens * COALESCE(output_usd, 0)
     ELSE (prompt_tokens - cached_tokens) * COALESCE(input_usd, 0) + cached_tokens * COALESCE(cached_usd, 0)
          + completion_tokens * COALESCE(output_usd, 0) END / 1e6"""
+_UNPRICED_USD = f"""CASE WHEN input_usd IS NULL THEN lost_tokens * MAX(?1, ?2) + CASE WHEN {_HELD}
+    THEN reserved_prompt_tokens * ?1 + reserved_completion_tokens * ?2
+    ELSE prompt_tokens * ?1 + completion_tokens * ?2 END ELSE 0 END / 1e6"""
 _SENT = "sends + (state = 'reserved')"
 SPENT = f"""
-SELECT COALESCE(SUM({_TOKENS}), 0), COALESCE(SUM({_SENT}), 0), COALESCE(SUM({_USD}), 0),
-       COALESCE(SUM(input_usd IS NULL AND {_SENT} > 0), 0)
+SELECT COALESCE(SUM({_TOKENS}), 0), COALESCE(SUM({_SENT}), 0),
+       COALESCE(SUM({_USD} + COALESCE({_UNPRICED_USD}, 0)), 0),
+       COALESCE(SUM(?1 IS NULL AND input_usd IS NULL AND {_SENT} > 0), 0)
 FROM request"""
-BY_MODEL = f"""
-SELECT model, state, COUNT(*) AS requests, SUM(sends) AS sends, SUM(prompt_tokens) AS prompt_tokens,
+"""Wants the prices of today, read and written, for requests that were sent when none was known; or twice NULL."""
+_HELD_TOKENS = f"CASE WHEN {_HELD} THEN reserved_prompt_tokens + reserved_completion_tokens ELSE 0 END"
+SUMS = f"""COUNT(*) AS requests, SUM(sends) AS sends, SUM(prompt_tokens) AS prompt_tokens,
        SUM(cached_tokens) AS cached_tokens, SUM(completion_tokens) AS completion_tokens,
-       SUM(CASE WHEN {_HELD} THEN reserved_prompt_tokens + reserved_completion_tokens ELSE 0 END) AS held_tokens,
-       SUM(lost_requests) AS lost_requests, SUM(lost_tokens) AS lost_tokens, SUM({_USD}) AS usd,
-       SUM(input_usd IS NULL AND {_SENT} > 0) AS unpriced
-FROM request GROUP BY model, state ORDER BY model, state"""
+       SUM({_HELD_TOKENS}) AS held_tokens, SUM(lost_requests) AS lost_requests, SUM(lost_tokens) AS lost_tokens,
+       SUM({_USD}) AS usd, SUM(input_usd IS NULL AND {_SENT} > 0) AS unpriced"""
+BY_MODEL = f"SELECT model, state, {SUMS} FROM request GROUP BY model, state ORDER BY model, state"
+EACH = f"SELECT *, {_HELD} AS is_held, {_HELD_TOKENS} AS held_tokens, {_USD} AS usd FROM request ORDER BY key"
+"""Every request with what it counts."""
 
+HOLD = """
+INSERT INTO request (key, model, body, state, owner, sends, reserved_prompt_tokens,
+    reserved_completion_tokens, input_usd, cached_usd, output_usd, prices, changed_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (key) DO UPDATE SET
+    lost_requests = lost_requests + (state = 'unknown'),
+    lost_tokens = lost_tokens + (state = 'unknown') * (reserved_prompt_tokens + reserved_completion_tokens),
+    lost_usd = lost_usd + (state = 'unknown') * (reserved_prompt_tokens
+             * COALESCE(request.input_usd, excluded.input_usd, 0) + reserved_completion_tokens
+             * COALESCE(request.output_usd, excluded.output_usd, 0)) / 1e6,
+    state = excluded.state, owner = excluded.owner, sends = sends + excluded.sends,
+    reserved_prompt_tokens = excluded.reserved_prompt_tokens,
+    reserved_completion_tokens = excluded.reserved_completion_tokens,
+    input_usd = excluded.input_usd, cached_usd = excluded.cached_usd, output_usd = excluded.output_usd,
+    prices = excluded.prices, error = NULL, changed_at = excluded.changed_at
+"""
+"""Reserves one request, also again: what was reserved for a try that nobody knows the outcome of is lost then."""
 
 _COLUMNS_0 = "key model body state reserved_tokens lost_tokens text finish_reason prompt_tokens"
 _COLUMNS_0 += " completion_tokens error changed_at"
@@ -74,6 +109,9 @@ SELECT key, model, body,
     json_extract(body, '$.max_tokens'), lost_tokens / MAX(reserved_tokens, 1), lost_tokens, text, finish_reason,
     COALESCE(prompt_tokens, 0), COALESCE(completion_tokens, 0), error, changed_at
 FROM request_0"""
+_NEW = ("served_model", "host", "raw", "over_read", "over_written")
+"""The columns that the second version did not have."""
+_COLUMNS_1 = [name for name in COLUMNS if name not in _NEW]
 
 
 def columns_of(db: sqlite3.Connection) -> list[str]:
@@ -91,12 +129,16 @@ def bring_up(db: sqlite3.Connection) -> None:
         db.execute(SCHEMA)
         db.execute(_FROM_0)
         db.execute("DROP TABLE request_0")
+    if columns_of(db) == _COLUMNS_1:
+        for line in SCHEMA.splitlines():
+            if line.split()[:1] and line.split()[0] in _NEW:
+                db.execute(f"ALTER TABLE request ADD COLUMN {line.strip().rstrip(',')}")
     db.execute(SCHEMA)
-    db.execute(INDEX)
-    db.execute(OWNERS)
+    for index in (INDEX, OWNERS, OVERS):
+        db.execute(index)
 
 
 def is_known(db: sqlite3.Connection) -> bool:
     """Whether a database is empty, or a ledger of this or an earlier version."""
     n_tables = db.execute("SELECT COUNT(*) FROM sqlite_master WHERE type = 'table'").fetchone()[0]
-    return not n_tables or columns_of(db) in (COLUMNS, _COLUMNS_0.split())
+    return not n_tables or columns_of(db) in (COLUMNS, _COLUMNS_1, _COLUMNS_0.split())

@@ -68,3 +68,15 @@ class Lifeline:
 
     def _file(self, name: str) -> Path:
         return self._shared.with_name(f".{self._shared.name}.{name}.lock")
+
+
+def locks_held(shared: Path) -> list[Path]:
+    """The lock files of the processes that share a file and live; nothing is written, nor need it be possible."""
+    found = []
+    for file in shared.parent.glob(f".{shared.name}.*.lock"):
+        try:
+            with FileLock(file, timeout=0):
+                pass
+        except (Timeout, PermissionError):  # nobody can tell without the right to lock: it counts as alive
+            found.append(file)
+    return found

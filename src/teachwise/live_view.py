@@ -182,6 +182,20 @@ class Above(io.TextIOBase):
 @contextmanager
 def on_terminal(view: View, console: Console) -> Iterator[None]:
     """Draw the view at the foot of a terminal for as long as the block lasts; it can be paused meanwhile."""
+    drawn = _drawn(view, console)
+
+    def resume() -> None:
+        nonlocal drawn
+        drawn = _drawn(view, console)  # a new one: the old one would draw over what was written meanwhile
+
+    view.pause, view.resume = lambda: drawn.stop(), resume
+    try:
+        yield
+    finally:
+        drawn.stop()
+
+
+def _drawn(view: View, console: Console) -> Live:
     live = Live(
         get_renderable=lambda: view.render(console),
         console=console,
@@ -190,6 +204,5 @@ def on_terminal(view: View, console: Console) -> Iterator[None]:
         redirect_stdout=False,
         redirect_stderr=False,
     )
-    view.pause, view.resume = live.stop, live.start
-    with live:
-        yield
+    live.start()
+    return live

@@ -1,6 +1,7 @@
 """What is told while something long goes on: how fast it goes, and each trouble now and then."""
 
 import time
+from contextlib import suppress
 
 from rich.markup import escape
 
@@ -22,7 +23,8 @@ class Told:
         now = time.monotonic()
         if now >= self._told.get(what, 0.0):
             self._told[what] = now + TELL_SECONDS
-            say(escape(text))
+            with suppress(OSError):  # the terminal may be gone, and what is under way is paid for
+                say(escape(text))
 
 
 class Meter:

@@ -43,8 +43,7 @@ def buy_from_files(
     there = read_replies(folder, {key: one for key, one in wanted.items() if key not in replies}, ledger)
     replies |= _committed(there, wanted, ledger, terms)
     open_ = [one for key, one in wanted.items() if key not in replies]
-    result = ledger.reserve(open_, terms.limits, terms.price, asks_unknown=terms.on_unknown == "ask_again")
-    ledger.release(result.taken)  # they were set aside only to learn what the limits bear
+    result = ledger.reserve(open_, terms.limits, terms.price, False, terms.on_unknown == "ask_again", holds=False)
     replies |= result.there
     if result.elsewhere:
         found = f"teach: {len(result.elsewhere):,} requests are under way in another process"
@@ -111,8 +110,9 @@ def _committed(
     there: Mapping[str, Reply], wanted: Mapping[str, Request], ledger: Ledger, terms: Terms
 ) -> dict[str, Reply]:
     """Into the ledger, whatever the limits say now: what is there has been paid for."""
-    taken = ledger.reserve([wanted[key] for key in there], price=terms.price).taken
-    ledger.settle((request, there[request.key]) for request in taken)
+    with ledger.in_one_write():
+        taken = ledger.reserve([wanted[key] for key in there], price=terms.price).taken
+        ledger.settle((request, there[request.key]) for request in taken)
     return {request.key: there[request.key] for request in taken}
 
 

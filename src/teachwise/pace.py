@@ -7,6 +7,7 @@ the wait that the server named is over. Both limits per minute hold in every 60 
 Time is an argument everywhere (seconds of any clock that only goes forward), so nothing here waits.
 """
 
+import random
 from collections import deque
 from dataclasses import dataclass
 
@@ -133,3 +134,8 @@ class Pace:
         cool = min(COOL_SECONDS * 2 ** max(0, self._bursts - 1), MOST_COOL_SECONDS)
         self._resumes_at = max(self._resumes_at, now + (cool if wait_seconds is None else wait_seconds))
         return self._resumes_at - now
+
+
+def pause_seconds(attempt: int) -> float:
+    """The pause before the next attempt: twice as long each time, at most half a minute, no two alike."""
+    return min(2.0 ** (attempt + 1), 30.0) * random.uniform(0.2, 0.5)

@@ -218,7 +218,6 @@ def _figures(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
         "entry": entry,
         "against": {other: entry["against"][other]["difference"] for other in others},
         "own": entry["per_seed"][recipe.seeds_of(unit.arm).index(unit.seed)],
-        "name": name,
         "is_random": bool((run.manifest(unit.of("route")) or {})["counts"].get("randomised")),
         "is_toy": recipe.data.task == TOY,
         "source": _public_source(recipe),

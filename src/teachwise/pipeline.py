@@ -2,16 +2,13 @@
 
     prepare -> score -> validate -> [gate] -> route -> teach -> train -> evaluate -> compare -> report
 
-Each step is a function `(recipe, run, unit) -> counts` that reads files, writes files and knows no other step. Here
-stands what each one needs and which recipe sections its result depends on; from that follows the key of every unit,
-and from the key what is done already.
+What each step needs, and the key by which its result is known to be done, stands in `steps`; here a recipe is carried
+out: what is done already is kept, what belongs to another recipe is set aside, the gate and the budget may say no.
 """
 
-import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,139 +18,23 @@ from rich.markup import escape
 from teachwise.changes import changes
 from teachwise.consent import ask_before_buying
 from teachwise.console import say, watching
-from teachwise.engines import check_key, weights_digest
-from teachwise.errors import DataError, GateError, RecipeError
+from teachwise.engines import check_key
+from teachwise.errors import GateError, RecipeError
 from teachwise.ledger import Ledger
 from teachwise.live_view import View
-from teachwise.measures import code_digest
-from teachwise.plan import Plan, buy_pilot, plan, write_plan
+from teachwise.plan import Plan, buy_pilot, pilot_of, plan, plan_pilot, write_plan
 from teachwise.plan_text import line
-from teachwise.policies import FOLLOW_SCORES
 from teachwise.prices import Spent
 from teachwise.recipe import Recipe, find_recipe, load_recipe
 from teachwise.records import FAILING
-from teachwise.run_folder import RESOLVED, Run, Unit, drop_parts, unit_key, write_text
+from teachwise.run_folder import RESOLVED, Run, Unit, drop_parts, write_text
 from teachwise.run_log import LOG, logged, secret_values
-from teachwise.tasks import load_task
-
-
-@dataclass(frozen=True)
-class Step:
-    """One verb of the pipeline.
-
-    Attributes:
-        name: The verb; also its module, command, recipe section, folder and doc page.
-        needs: Steps whose results it reads.
-        reads: Recipe sections its result depends on; `arm` is the section of the arm at work.
-        do: `module:function` with the signature `(recipe, run, unit) -> counts`.
-        per_arm: Done for every arm and seed, not once.
-    """
-
-    name: str
-    needs: tuple[str, ...]
-    reads: tuple[str, ...]
-    do: str
-    per_arm: bool = False
-
-
-STEPS = (
-    Step("prepare", (), ("data",), "teachwise.prepare:prepare_examples"),
-    Step("score", ("prepare",), ("student", "score"), "teachwise.score:score_examples"),
-    Step("validate", ("prepare", "score"), ("validate",), "teachwise.validate:validate_scores"),
-    Step("route", ("prepare", "score"), ("arm",), "teachwise.route:route_arm", per_arm=True),
-    Step("teach", ("prepare", "route"), ("teacher", "keep"), "teachwise.teach:teach_arm", per_arm=True),
-    Step("train", ("route", "teach"), ("student", "train", "on_rejected"), "teachwise.train:train_arm", per_arm=True),
-    Step("evaluate", ("prepare", "train"), ("evaluate",), "teachwise.evaluate:evaluate_arm", per_arm=True),
-    Step(
-        "compare",
-        ("score", "route", "teach", "train", "evaluate"),
-        ("arms", "seeds", "budget", "min_usable"),
-        "teachwise.compare:compare_arms",
-    ),
-    Step("report", ("validate", "compare"), ("note", "budget"), "teachwise.report:write_report"),
-)
-
+from teachwise.steps import STEPS, Step, key_of, partial_key, settled_key, step_named, units_of
 
 BEFORE_TEACH = ("prepare", "score", "validate", "route")
 """Steps up to which a run needs no teacher."""
 MOST_NAMED = 5
 """Changed fields that are named one by one."""
-_NOT_CHOSEN = (
-    "the scores failed their check: what is bought from here on goes to questions chosen no better than by lot, and"
-    " arms that follow the scores prove nothing; Ctrl-C stops, and all that is done is kept"
-)
-
-
-def units_of(step: Step, recipe: Recipe) -> Iterator[Unit]:
-    """The units of a step, in order: one, or one per arm and training seed."""
-    if not step.per_arm:
-        yield Unit(step.name)
-        return
-    for arm in recipe.arms:
-        for seed in recipe.seeds_of(arm):
-            yield Unit(step.name, arm, seed)
-
-
-def key_of(step: Step, unit: Unit, recipe: Recipe, keys: Mapping[Unit, str], is_trusted: bool = True) -> str:
-    """The key of a unit, from what it reads: recipe sections, the source file, other units' files.
-
-    Args:
-        step: The step.
-        unit: The unit of that step.
-        recipe: The recipe.
-        keys: Keys of all units before it.
-        is_trusted: False when the gate failed and arms that follow the scores are routed at random.
-    """
-    reads = step.reads
-    if step.name == "train" and not recipe.stages_of(unit.arm):
-        reads = ("student",)  # nothing is trained: how training goes is all the same to it
-    fields = {name: _section(recipe, name, unit.arm) for name in reads}
-    if step.name == "prepare":
-        fields["source_digest"] = _digest(recipe.data.source)
-        fields["prompt_version"] = load_task(recipe.data.task, **recipe.data.task_options()).prompt_version
-    if step.name in ("score", "train"):
-        fields["student_digest"] = weights_digest(recipe.student.model)
-    if step.name == "score":
-        fields["measures"] = {name: code_digest(name) for name in recipe.score.measures}
-        fields["proxy_digest"] = weights_digest(recipe.score.proxy or "")
-    if step.name == "teach" and recipe.budget.on_spent == "partial":
-        fields["budget"] = recipe.result_fields("budget")  # what can be bought is then part of the result
-    if step.name == "route" and not is_trusted and recipe.arms[unit.arm].policy in FOLLOW_SCORES:
-        fields["is_trusted"] = False
-    return unit_key(unit, fields, [_seen_key(step, other, recipe, keys) for other in keys if _reads(step, unit, other)])
-
-
-def _seen_key(step: Step, other: Unit, recipe: Recipe, keys: Mapping[Unit, str]) -> str:
-    """The key by which a step knows what it reads: only `validate` looks at measures beside the driving one.
-
-    So a measure more, or one less, redoes the scores, out of the evidence that is there, and no arm.
-    """
-    if other.step != "score" or step.name == "validate":
-        return keys[other]
-    alone = recipe.model_copy(update={"score": recipe.score.model_copy(update={"also": []})})
-    return key_of(step_named("score"), other, alone, keys)
-
-
-def _reads(step: Step, unit: Unit, other: Unit) -> bool:
-    """Whether a unit reads another's files: of an arm's steps only the same arm, seed and round."""
-    if other.step not in step.needs:
-        return False
-    return not (step.per_arm and other.arm) or other == unit.of(other.step)
-
-
-def _section(recipe: Recipe, name: str, arm: str) -> Any:
-    if name != "arm":
-        return recipe.result_fields(name)
-    spec = recipe.arms[arm]
-    return [one.model_dump(mode="json") for one in (spec, recipe.arms.get(spec.like or "")) if one]
-
-
-def _digest(source: str | None) -> str | None:
-    """Hash of the source file, so that an edited table is noticed; None for a hub name."""
-    if not source or not Path(source).is_file():
-        return None
-    with open(source, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def run_recipe(recipe: Recipe, root: str | Path, until: str = "report", yes: bool = False) -> Run:
@@ -207,7 +88,7 @@ def run(
 
 
 def make_plan(
-    recipe: str | Path, *overrides: str, out: str | Path | None = None, pilot: bool = False
+    recipe: str | Path, *overrides: str, out: str | Path | None = None, pilot: bool = False, yes: bool = False
 ) -> tuple[Plan, Path]:
     """Carry a recipe file out up to `route`, and say what teaching comes to; the run folder keeps the examples.
 
@@ -216,18 +97,23 @@ def make_plan(
         overrides: Recipe fields to change.
         out: The run folder; `runs/NAME` where left out.
         pilot: Buy a few of the rationales first, to judge by; they are kept.
+        yes: What the pilot costs is agreed to; else a person is asked where it may be much.
 
     Returns:
         The plan and the run folder.
+
+    Raises:
+        GateError: nobody agreed to what the pilot may cost, or its requests wait in files. All that was made is kept.
     """
     loaded = load_recipe(recipe, overrides)
-    if pilot:
+    if pilot and loaded.teacher.delivery != "files":
         check_key(loaded.teacher.key_env)
     run = run_recipe(loaded, out or Path("runs") / find_recipe(recipe).stem, until="route")
     units, bought = list(units_of(step_named("teach"), loaded)), 0
     with run.locked(), logged(run.root / LOG, secret_values(loaded.teacher.key_env)):
-        if pilot:
-            bought = buy_pilot(loaded, run, units)
+        if pilot and (chosen := pilot_of(loaded, run, units)):
+            ask_before_buying(plan_pilot(loaded, run, chosen), loaded, yes)
+            bought = buy_pilot(loaded, run, chosen)
         made = plan(loaded, run, units, is_pilot=bought > 0)
         write_plan(run, made)
     return made, run.root
@@ -235,24 +121,21 @@ def make_plan(
 
 def _do_steps(steps: tuple[Step, ...], recipe: Recipe, run: Run, view: View, yes: bool) -> None:
     keys: dict[Unit, str] = {}
-    is_trusted, is_failed = True, False
+    is_trusted = True
     for step in steps:
         for unit in units_of(step, recipe):
-            keys[unit] = key_of(step, unit, recipe, keys, is_trusted)
+            keys[unit] = settled_key(step, unit, key_of(step, unit, recipe, keys, is_trusted), recipe, run)
         there = _found(step, keys, recipe, run)
         for unit in units_of(step, recipe):
             view.begin(step.name, str(unit))
             if unit not in there:
-                _do(step, unit, keys[unit], recipe, run)
+                keys[unit] = _do(step, unit, keys[unit], recipe, run)
             view.end(step.name, is_new=unit not in there)
         if step.name == "validate":
             is_trusted = gate(recipe, run)
-            is_failed = is_trusted and run.validation["verdict"] in FAILING
         if step.name == "route":
             made = plan(recipe, run, units_of(step_named("teach"), recipe))
             say(f"[bold]plan[/bold]  {escape(line(made))}")
-            if is_failed and _is_buying(recipe, run):
-                say(f"[bold red]WARNING[/bold red] {_NOT_CHOSEN}")
             if steps[-1].name not in BEFORE_TEACH:
                 ask_before_buying(made, recipe, yes or not _is_buying(recipe, run))
 
@@ -292,7 +175,7 @@ def _set_stale_aside(recipe: Recipe, run: Run, is_changed: bool) -> None:
     aside = []
     for step in STEPS:
         for unit in units_of(step, recipe):
-            keys[unit] = key_of(step, unit, recipe, keys, is_trusted)
+            keys[unit] = settled_key(step, unit, key_of(step, unit, recipe, keys, is_trusted), recipe, run)
             if (run.manifest(unit) or {}).get("key", keys[unit]) != keys[unit] and run.set_aside(unit):
                 aside.append(step.name)
         if step.name == "validate" and run.manifest(Unit("validate")):
@@ -309,28 +192,27 @@ def _spent(recipe: Recipe, run: Run) -> str:
     if not path.exists():
         return recipe.budget.limits.text(Spent())
     with closing(Ledger(path)) as ledger:
-        return recipe.budget.limits.text(ledger.spent())
+        return recipe.budget.limits.text(ledger.spent(recipe.price))
 
 
 def _is_buying(recipe: Recipe, run: Run) -> bool:
     """Whether an arm that gives rationales has not been taught yet."""
-    return any(
-        "rationale" in stage.gives.values() and run.manifest(unit) is None
-        for unit in units_of(step_named("teach"), recipe)
-        for stage in recipe.stages_of(unit.arm)
-    )
+    units = units_of(step_named("teach"), recipe)
+    return any(recipe.asks_teacher(unit.arm) and run.manifest(unit) is None for unit in units)
 
 
-def _do(step: Step, unit: Unit, key: str, recipe: Recipe, run: Run) -> None:
-    """Do one unit and say so."""
+def _do(step: Step, unit: Unit, key: str, recipe: Recipe, run: Run) -> str:
+    """Do one unit and say so; the key under which its result stands."""
     run.begin(unit, key)
     module, _, function = step.do.partition(":")
     started = time.monotonic()
     counts = getattr(import_module(module), function)(recipe, run, unit)
+    key = partial_key(key, recipe) if counts.get("unpaid") else key
     run.finish(unit, key, counts, time.monotonic() - started)
     drop_parts(run.folder(unit))
     shown = "  ".join(f"{name} {_shown(value)}" for name, value in counts.items() if value or isinstance(value, float))
     say(f"[green]done[/green]  {unit}  [dim]{time.monotonic() - started:.1f} s[/dim]  {shown}")
+    return key
 
 
 def _shown(value: Any) -> str:
@@ -358,19 +240,8 @@ def gate(recipe: Recipe, run: Run) -> bool:
     if recipe.validation.on_fail == "stop":
         raise GateError(message, "try another score.measure; or go on knowingly with validate.on_fail=warn or =random")
     if recipe.validation.on_fail == "warn":
-        say(f"[bold red]WARNING[/bold red] {message}; going on, as validate.on_fail: warn says")
+        so = "arms that follow it choose no better than by lot, whatever is bought for them, and prove nothing"
+        say(f"[bold red]WARNING[/bold red] {message}: {so}; going on, as validate.on_fail: warn says")
     else:
         say(f"[yellow]warning[/yellow] {message}; going on, as validate.on_fail: {recipe.validation.on_fail} says")
     return recipe.validation.on_fail == "warn"
-
-
-def step_named(name: str) -> Step:
-    """The step of that name.
-
-    Raises:
-        DataError: there is none.
-    """
-    for step in STEPS:
-        if step.name == name:
-            return step
-    raise DataError(f"no step is called {name!r}", "steps: " + ", ".join(step.name for step in STEPS))

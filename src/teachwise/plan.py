@@ -5,8 +5,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from teachwise.buying import buy
-from teachwise.engines import check_key, load_teacher
+from teachwise.delivery import deliver
 from teachwise.estimate import Ask, Basis, Range, cost_of, requests_of
 from teachwise.footprint import Footprint, footprint
 from teachwise.ledger import Ledger
@@ -84,6 +83,7 @@ class Plan:
         wanted: Distinct rationales, of all arms.
         open: Of these, to be bought.
         under_way: Of these, in a batch: set aside for, and no part of what is to be bought.
+        batches: Requests that wait in a batch, by its name, for the batches that hold nothing wanted.
         requests: Requests to be sent, those asked again included.
         tokens: What is to be bought, read and written.
         usd: The same in dollars; None where the price is not known.
@@ -108,6 +108,7 @@ class Plan:
     wanted: int
     open: int
     under_way: int
+    batches: dict[str, int]
     requests: Range
     tokens: Range
     usd: Range | None
@@ -137,10 +138,20 @@ def plan(recipe: Recipe, run: Run, units: Iterable[Unit], is_pilot: bool = False
         is_pilot: A pilot was just bought.
     """
     found = wishes(recipe, run, units)
-    asks = {wish.example.id: ask for wish in found if (ask := wish.ask(recipe))}
+    return _plan(recipe, run, found, {wish.example.id: ask for wish in found if (ask := wish.ask(recipe))}, is_pilot)
+
+
+def plan_pilot(recipe: Recipe, run: Run, chosen: Sequence[Wish]) -> Plan:
+    """What a pilot comes to, each of its requests sent once."""
+    asks = {wish.example.id: ask for wish in chosen if (ask := wish.ask(recipe))}
+    once = {id: replace(ask, retries=0, may_grow=False) for id, ask in asks.items()}
+    return _plan(recipe, run, chosen, once, is_pilot=False)
+
+
+def _plan(recipe: Recipe, run: Run, found: Sequence[Wish], asks: dict[str, Ask], is_pilot: bool) -> Plan:
     basis, rate = basis_for(recipe, run, found)
     to_buy = list(asks.values())
-    price = price_of(recipe)
+    price = recipe.price_as_delivered
     tokens, usd = cost_of(to_buy, basis), _usd(to_buy, basis, price)
     requests = requests_of(to_buy, basis.judged)
     spent = _spent(recipe, run)
@@ -151,13 +162,14 @@ def plan(recipe: Recipe, run: Run, units: Iterable[Unit], is_pilot: bool = False
     return Plan(
         teacher=recipe.teacher.model,
         place=place_of(recipe),
-        is_free=is_free(recipe),
+        is_free=recipe.is_free,
         basis=known if basis.is_known else "bounds",
         n_seen=len(basis.seen),
         thin=basis.thin(to_buy),
         wanted=len(found),
         open=len(to_buy),
         under_way=sum(wish.is_under_way for wish in found),
+        batches=_other_batches(recipe, run, found),
         requests=requests,
         tokens=tokens,
         usd=usd,
@@ -181,20 +193,6 @@ def place_of(recipe: Recipe) -> str:
     return host_of(recipe.teacher.base_url)
 
 
-def is_free(recipe: Recipe) -> bool:
-    """Whether the teacher costs no money: it is on this machine, and the recipe does not say that it has a price."""
-    from teachwise.engines.openai import is_here  # not above: the SDK behind it is slow to load
-
-    is_own = recipe.teacher.engine == "hf" or is_here(recipe.teacher.base_url)
-    return is_own and recipe.budget.prices is None
-
-
-def price_of(recipe: Recipe) -> Price | None:
-    """What the teacher's tokens cost as the recipe has them delivered; None where nobody knows."""
-    is_batch = recipe.price is not None and recipe.teacher.delivery == "batch"
-    return recipe.price.in_batch if recipe.price and is_batch else recipe.price
-
-
 def _usd(asks: Sequence[Ask], basis: Basis, price: Price | None) -> Range | None:
     return cost_of(asks, basis, price.input_usd / 1e6, price.output_usd / 1e6) if price else None
 
@@ -204,7 +202,16 @@ def _spent(recipe: Recipe, run: Run) -> Spent:
     if not path.exists():
         return Spent()
     with closing(Ledger(path)) as ledger:
-        return ledger.spent()
+        return ledger.spent(recipe.price)
+
+
+def _other_batches(recipe: Recipe, run: Run, found: Sequence[Wish]) -> dict[str, int]:
+    path, keys = recipe.ledger_at(run.root), {request.key for wish in found for request, _ in wish.tries}
+    if not path.exists():
+        return {}
+    with closing(Ledger(path)) as ledger:
+        waiting = ledger.in_batches()
+    return {name: len(rows) for name, rows in waiting.items() if keys.isdisjoint(row.key for row in rows)}
 
 
 def _n_stages(recipe: Recipe) -> int:
@@ -275,7 +282,8 @@ def _arm(recipe: Recipe, arm: str, found: Sequence[Wish], asks: dict[str, Ask], 
     own = [wish for wish in found if arm in wish.arms]
     to_buy = [asks[wish.example.id] for wish in own if wish.example.id in asks]
     replies = [reply for wish in own for reply in wish.replies]
-    price, usd = price_of(recipe), _usd(to_buy, basis, price_of(recipe))
+    price = recipe.price_as_delivered
+    usd = _usd(to_buy, basis, price)
     if price and usd:
         usd = usd.plus(sum(price.usd(one.prompt_tokens, one.completion_tokens, one.cached_tokens) for one in replies))
     left = set(list(asks)[n_borne:])
@@ -326,25 +334,27 @@ def write_plan(run: Run, made: Plan) -> None:
     write_records(run.root / PLANNED, Planned, made.rows)
 
 
-def buy_pilot(recipe: Recipe, run: Run, units: Iterable[Unit]) -> int:
-    """Ask the teacher for a few of the wanted rationales, spread evenly over the scores; they are paid and kept.
+def pilot_of(recipe: Recipe, run: Run, units: Iterable[Unit]) -> list[Wish]:
+    """A few of the wanted rationales, spread evenly over the scores; none where as many replies are there already."""
+    found = wishes(recipe, run, units)
+    basis, _ = basis_for(recipe, run, found)
+    return [] if len(basis.seen) >= PILOT else spread([wish for wish in found if wish.open], PILOT)
+
+
+def buy_pilot(recipe: Recipe, run: Run, chosen: Sequence[Wish]) -> int:
+    """Ask the teacher for a few rationales, delivered as the recipe says; they are paid and kept.
 
     Returns:
-        How many replies are there; 0 where nothing is to be bought, or as many are there already.
+        How many replies are there.
 
     Raises:
         TeacherError: the teacher refuses, or is not there.
+        GateError: they wait in files that somebody else answers.
     """
-    found = wishes(recipe, run, units)
-    basis, _ = basis_for(recipe, run, found)
-    chosen = spread([wish for wish in found if wish.open], PILOT)
     requests = [wish.open for wish in chosen if wish.open]
-    if not requests or len(basis.seen) >= PILOT:
-        return 0
-    check_key(recipe.teacher.key_env)
-    engine = load_teacher(**recipe.teacher.engine_options)
-    with closing(engine), closing(Ledger(recipe.ledger_at(run.root))) as ledger:
-        return len(buy(requests, engine, ledger, replace(terms_of(recipe), is_partial=True)))
+    teacher, terms = recipe.teacher, replace(terms_of(recipe), is_partial=True)
+    ledger_at = recipe.ledger_at(run.root)
+    return len(deliver(requests, ledger_at, terms, teacher.engine_options, teacher.delivery, run.root))
 
 
 def spread(found: Sequence[Wish], n: int) -> list[Wish]:

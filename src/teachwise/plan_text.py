@@ -45,6 +45,7 @@ def page(plan: Plan, root: str) -> str:
         parts += ["", *_examples(plan), f"all {plan.wanted:,}: {root}/{PLANNED}"]
     if plan.basis == "bounds" and plan.open:
         parts += ["", "for an expectation: teachwise plan --pilot buys 16 of these rationales, which are kept"]
+    parts += [waits_in_batch(name, n) for name, n in plan.batches.items()]
     return "\n".join(part.rstrip() for part in parts)
 
 
@@ -160,6 +161,19 @@ def _examples(plan: Plan) -> list[str]:
 def _short(text: str) -> str:
     plain = " ".join(text.split())
     return plain if len(plain) <= 60 else f"{plain[:57]}..."
+
+
+def waits_in_batch(name: str, n: int) -> str:
+    """That requests wait in a batch.
+
+    Example:
+        >>> waits_in_batch("001-ab", 1)
+        'batch 001-ab holds 1 request: set aside for until a purchase at the same endpoint fetches what has come'
+    """
+    return (
+        f"batch {name} holds {n:,} request{'' if n == 1 else 's'}: set aside for until a purchase at the same endpoint"
+        " fetches what has come"
+    )
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:

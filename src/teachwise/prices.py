@@ -1,7 +1,9 @@
 """What a teacher's tokens cost, in US dollars."""
 
+import math
 import os
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from urllib.parse import urlsplit
 
 
@@ -97,7 +99,7 @@ class Limits:
             shown.append(f"{spent.tokens:,} of {self.teacher_tokens:,} teacher tokens")
         if self.usd is not None:
             unknown = f" (besides {spent.unpriced:,} requests of unknown price)" if spent.unpriced else ""
-            shown.append(f"{dollars(spent.usd)} of {dollars(self.usd)}{unknown}")
+            shown.append(f"{dollars(spent.usd)} of {cap_in_dollars(self.usd)}{unknown}")
         if self.requests is not None:
             shown.append(f"{spent.requests:,} of {self.requests:,} requests")
         return ", ".join(shown) or f"{spent.tokens:,} teacher tokens"
@@ -128,10 +130,26 @@ def dollars(usd: float) -> str:
     """An amount of money.
 
     Example:
-        >>> dollars(0.00042), dollars(12.5), dollars(0)
-        ('$0.0004', '$12.50', '$0.00')
+        >>> dollars(0.00042), dollars(0.0000042), dollars(12.5), dollars(0)
+        ('$0.0004', '$0.000004', '$12.50', '$0.00')
     """
-    return f"${usd:,.4f}" if 0 < usd < 0.01 else f"${usd:,.2f}"
+    return f"${usd:,.{_decimals(usd)}f}"
+
+
+def cap_in_dollars(usd: float) -> str:
+    """A cap on money, as exactly as it was written.
+
+    Example:
+        >>> cap_in_dollars(2.5), cap_in_dollars(0.015), cap_in_dollars(0.00001)
+        ('$2.50', '$0.015', '$0.00001')
+    """
+    written = -int(Decimal(str(usd)).as_tuple().exponent)
+    return f"${usd:,.{max(2, min(written, 12))}f}"
+
+
+def _decimals(usd: float) -> int:
+    """Digits after the point: two, four for less than a cent, more where those would all be zeros."""
+    return max(4, -math.floor(math.log10(usd))) if 0 < usd < 0.01 else 2
 
 
 PRICES_OF = "2026-11-20"

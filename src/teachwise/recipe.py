@@ -17,24 +17,22 @@ from pydantic import Field, model_validator
 
 from teachwise.errors import RecipeError
 from teachwise.ledger import LEDGER
+from teachwise.measures import SOURCES, find_measure
 from teachwise.prices import Price, published_price
 from teachwise.sampling import EDGES
+from teachwise.section import Fraction, Section, Seed, fault_at
 from teachwise.sections import (
     PAPER_ARMS,
     Arm,
     Budget,
     Data,
     Evaluate,
-    Fraction,
     Score,
-    Section,
-    Seed,
     Stage,
     Student,
     Teacher,
     Train,
     Validate,
-    fault_at,
 )
 from teachwise.strict_yaml import Place, read_mapping, read_override, take_over, validated
 from teachwise.verify import Keep
@@ -120,6 +118,19 @@ class Recipe(Section):
             return Price(own.input, own.output, own.cached_input, own.batch_share)
         return published_price(self.teacher.model, self.teacher.base_url) if self.teacher.engine == "openai" else None
 
+    @property
+    def price_as_delivered(self) -> Price | None:
+        """The same in the way in which the recipe has replies delivered: a batch costs less."""
+        return self.price.in_batch if self.price and self.teacher.delivery == "batch" else self.price
+
+    @property
+    def is_free(self) -> bool:
+        """Whether the teacher costs no money: it is on this machine, and the recipe names no price for it."""
+        from teachwise.engines.openai import is_here  # not above: the SDK behind it is slow to load
+
+        is_own = self.teacher.engine == "hf" or is_here(self.teacher.base_url)
+        return is_own and self.budget.prices is None
+
     def ledger_at(self, root: Path) -> Path:
         """Where the ledger of a run folder lies: in it, unless the recipe names one that several runs share."""
         return Path(self.teacher.ledger) if self.teacher.ledger else root / LEDGER
@@ -127,6 +138,10 @@ class Recipe(Section):
     def seeds_of(self, arm: str) -> list[int]:
         """The training seeds of an arm; one is enough where nothing is trained."""
         return self.seeds[:1] if self.arms[arm].policy == "none" else self.seeds
+
+    def asks_teacher(self, arm: str) -> bool:
+        """Whether an arm gives rationales."""
+        return any("rationale" in stage.gives.values() for stage in self.stages_of(arm))
 
     def stages_of(self, arm: str) -> list[Stage]:
         """The training stages of an arm, also where its policy implies them."""
@@ -146,6 +161,15 @@ class Recipe(Section):
         if isinstance(value, dict):  # the order of arms counts, and a key of a sorted map would lose it
             return [[name, _without_speed(one)] for name, one in value.items()]
         return _without_speed(value) if isinstance(value, Section) else value
+
+    def as_driven(self) -> "Recipe":
+        """The same as far as the driving measure goes: no other one, and what only others read at its default."""
+        needs = () if self.score.measure == "column" else find_measure(self.score.measure).needs
+        read = {name for one in needs for name in SOURCES[one].reads}
+        fields = type(self.score).model_fields
+        rest = {name for source in SOURCES.values() for name in source.reads if name in fields and name not in read}
+        defaults = {name: fields[name].get_default(call_default_factory=True) for name in rest}
+        return self.model_copy(update={"score": self.score.model_copy(update={"also": [], **defaults})})
 
     def plain(self) -> dict[str, Any]:
         """The resolved recipe as plain JSON values."""

@@ -104,54 +104,6 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerEvidence:
-    """What one forward pass says about one answer: all that measures of the answer are computed from.
-
-    Logarithms of probabilities are over the full vocabulary, in nats; -10,000 stands for anything less likely.
-
-    Attributes:
-        id: The example.
-        predicted: The letter that the likeliest token stands for, or None where it is no option letter.
-        token: Text of the likeliest token.
-        entropy_nats: Answer entropy over the full vocabulary, 0 to ln V.
-        logsumexp: Logarithm of the sum of exp(logit), in nats.
-        top_logprob: Of the likeliest token.
-        second_logprob: Of the second likeliest.
-        letter_logprobs: K, of each option's letter as the prompt asks for it; empty for open questions.
-        option_logprobs: K, of each option in all its spellings together: either case, with and without a leading space.
-        outside_mass: Probability of all tokens that name no option in any spelling, 0-1.
-        gold_nats: Cross-entropy of the gold answer's first token: minus its logarithm.
-        prompt_tokens: Tokens the student read.
-    """
-
-    id: str
-    predicted: str | None
-    token: str
-    entropy_nats: float
-    logsumexp: float
-    top_logprob: float
-    second_logprob: float
-    letter_logprobs: tuple[float, ...]
-    option_logprobs: tuple[float, ...]
-    outside_mass: float
-    gold_nats: float
-    prompt_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class EmbeddingEvidence:
-    """What the student makes of a question before it answers: its last layer's states, averaged over the prompt.
-
-    Attributes:
-        id: The example.
-        state: H numbers as float16, little-endian.
-    """
-
-    id: str
-    state: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class Score:
     """How unsure the student is about one example by one measure, before any training.
 
@@ -340,20 +292,24 @@ def to_table(kind: type[Record], rows: Iterable[Record]) -> pa.Table:
         DataError: a number is NaN or infinite. Such a value is a fault upstream and is never written.
     """
     table = pa.Table.from_pylist([asdict(row) for row in rows], schema=arrow_schema(kind))  # type: ignore[call-overload]
-    for field in table.schema:
-        if pa.types.is_floating(field.type):
-            _refuse_not_finite(kind, table, field.name)
+    for name in table.column_names:
+        _refuse_not_finite(kind, table, name)
     return table
 
 
 def _refuse_not_finite(kind: type, table: pa.Table, name: str) -> None:
-    bad = pc.invert(pc.is_finite(table[name]))
-    if pc.any(bad).as_py():
-        row = table.filter(bad).slice(0, 1).to_pylist()[0]
-        raise DataError(
-            f"{kind.__name__} {row.get('id', '')}: {name} is {row[name]}, wanted a finite number",
-            "a model that gives NaN is often loaded in the wrong dtype: try `student.dtype=float32`",
-        )
+    """Refuse NaN and infinities in a column of numbers, or of lists of numbers."""
+    values, is_list = table[name], pa.types.is_list(table.schema.field(name).type)
+    if is_list:
+        values = pc.list_flatten(values)
+    if not pa.types.is_floating(values.type) or (bad := pc.index(pc.is_finite(values), False).as_py()) < 0:
+        return
+    row = pc.list_parent_indices(table[name])[bad].as_py() if is_list else bad
+    who = table["id"][row].as_py() if "id" in table.column_names else ""
+    raise DataError(
+        f"{kind.__name__} {who}: {name} is {values[bad].as_py()}, wanted a finite number",
+        "a model that gives NaN is often loaded in the wrong dtype: try `student.dtype=float32`",
+    )
 
 
 def from_table(kind: type[Record], table: pa.Table) -> list[Record]:

@@ -57,12 +57,14 @@ NARROW = 100
 def result_table(comparison: Mapping[str, Any], width: int) -> Table:
     """The table of arms as a terminal of so many columns shows it."""
     between = "\n" if width < NARROW else " "
+    notes = wording.footnotes(comparison["arms"])
     others = [one for one in (comparison["base"], comparison["control"]) if one]
     table = Table(
         box=SIMPLE_HEAD,
         pad_edge=False,
         padding=(0, 1, 0, 0),
-        caption="accuracy and differences in %, with 95% intervals",
+        caption="\n".join(["accuracy and differences in %, with 95% intervals", *notes]),
+        caption_justify="left" if notes else "center",
     )
     table.add_column("arm", no_wrap=width >= NARROW, overflow="fold")
     for name in ("mode", "accuracy", *(f"against{between}{other}" for other in others)):
@@ -136,6 +138,7 @@ def report_data(recipe: Recipe, run: Run) -> dict[str, Any]:
         "losses": {arm: _losses(recipe, run, arm) for arm in recipe.arms if recipe.stages_of(arm)},
         "ledger": _ledger(recipe, run),
         "price": recipe.price and asdict(recipe.price),
+        "is_free": recipe.is_free,
         "provenance": _provenance(recipe, run),
     }
 

@@ -19,7 +19,16 @@ knows (it may have been answered and billed); or the request itself was rejected
 NOT_TAKEN: tuple[Fault, ...] = ("too_fast", "absent")
 """Faults after which a request does not even count as sent."""
 MARKUP_TOKENS = 16
-"""More tokens than a chat template puts around a message."""
+"""More tokens than a chat template puts around a message; one that adds a text of its own may put more."""
+WHOLE = ("stop", "eos", "end_turn", "stop_sequence", "tool_calls", "function_call", "unknown")
+"""Words for the end of a reply that came whole; the last is for an endpoint that says none."""
+CUT = (
+    *("length", "max_tokens", "model_length", "max_output_tokens", "time_limit"),
+    *("repetition_truncation", "insufficient_system_resource", "abort", "error"),
+)
+"""Words for the end of one that was cut off, by a limit or by trouble at the server; what came was billed."""
+FILTERED_ENDS = ("content_filter", "safety", "refusal", "recitation", "blocklist", "prohibited_content", "sensitive")
+"""Words for the end of one that the provider refused."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,7 @@ class Request:
         prompt_version: Raised when the words of the prompt change.
         sample: Index among several samples of the same prompt.
         options: Further fields of the request, such as `top_p` or `reasoning_effort`, as plain JSON values.
+        weights: What runs here and in which form, for instance `hf revision=v2`; "" for a model at an endpoint.
     """
 
     model: str
@@ -43,16 +53,17 @@ class Request:
     prompt_version: str
     sample: int = 0
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    weights: str = ""
 
     @cached_property
     def body(self) -> str:
         """The request as canonical JSON."""
         content = {one.name: getattr(self, one.name) for one in fields(self)}
         content["messages"] = list(self.messages)
-        if not self.options:
-            del content["options"]
-        else:
-            content["options"] = dict(self.options)
+        content["options"] = dict(self.options)
+        for name in ("options", "weights"):
+            if not content[name]:  # so that keys of before there were such fields stay
+                del content[name]
         return json.dumps(content, sort_keys=True, ensure_ascii=False)
 
     @classmethod
@@ -101,6 +112,9 @@ class Reply:
         cached_tokens: Of the tokens read, those that the endpoint had in a cache and bills for less.
         reasoning: What a reasoning model wrote in a field of its own, before the reply.
         logprobs: Log-probabilities as the endpoint gave them, in JSON; "" where it gave none.
+        served_model: The model that the endpoint says has answered; "" where it says none.
+        host: The endpoint's host; "" for a model that runs here.
+        raw: The whole reply where it holds no text that can be read; else "".
     """
 
     text: str
@@ -113,6 +127,9 @@ class Reply:
     cached_tokens: int = 0
     reasoning: str = ""
     logprobs: str = ""
+    served_model: str = ""
+    host: str = ""
+    raw: str = ""
 
     @property
     def state(self) -> State:
@@ -121,19 +138,26 @@ class Reply:
         Example:
             >>> Reply("so [[B]]", "stop", 12, 30).state
             'ok'
-            >>> Reply("", "error", 0, 0, error="429", fault="too_fast").state
+            >>> Reply("so [[", "max_tokens", 12, 30).state
+        'truncated'
+        >>> Reply("", "error", 0, 0, error="429", fault="too_fast").state
             'planned'
         """
         if self.error is not None:
             states: dict[Fault, State] = {"unanswered": "unknown", "rejected": "failed"}
             return states.get(self.fault, "planned")
-        endings: dict[str, State] = {"length": "truncated", "content_filter": "refused"}
-        return endings.get(self.finish_reason, "ok")
+        end = self.finish_reason.lower()
+        return "truncated" if end in CUT else "refused" if end in FILTERED_ENDS else "ok"
+
+    @property
+    def has_unknown_end(self) -> bool:
+        """Whether it ended with a word that is not known here; it is taken for whole."""
+        return self.error is None and self.finish_reason.lower() not in (*WHOLE, *CUT, *FILTERED_ENDS)
 
 
 def no_reply(why: str, fault: Fault = "rejected", wait_seconds: float | None = None) -> Reply:
     """A reply that is none, with the reason."""
-    return Reply("", "error", 0, 0, error=writable(why[:500]), fault=fault, wait_seconds=wait_seconds)
+    return Reply("", "error", 0, 0, error=printable(why[:500]), fault=fault, wait_seconds=wait_seconds)
 
 
 def writable(text: str) -> str:
@@ -144,6 +168,16 @@ def writable(text: str) -> str:
         'so ? [[B]]'
     """
     return text.encode(errors="replace").decode()
+
+
+def printable(text: str) -> str:
+    r"""Text that can be shown: a server's words may hold signs that a terminal obeys.
+
+    Example:
+        >>> printable("bad \x1b[2J request\n")
+        'bad  [2J request '
+    """
+    return "".join(sign if sign.isprintable() else " " for sign in writable(text))
 
 
 def counted(reply: Reply, request: Request) -> tuple[int, int]:

@@ -203,6 +203,10 @@ class Run:
         """The unit's manifest, or None while it is not finished."""
         return _read_json(self.folder(unit) / "manifest.json")
 
+    def holds(self, unit: Unit, key: str) -> bool:
+        """Whether a result of this key is there, in its place or set aside."""
+        return (self.manifest(unit) or {}).get("key") == key or self._replaced(unit, key).exists()
+
     def is_done(self, unit: Unit, key: str) -> bool:
         """Whether the unit is finished under this key; fetches an earlier result with the same key back."""
         if (self.manifest(unit) or {}).get("key") == key:

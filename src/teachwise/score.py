@@ -3,6 +3,7 @@
 in   prepare/examples.parquet          Example
 out  evidence/SOURCE-KEY.parquet       what a model or a teacher said, one record per example; kept when measures change
 out  score/scores.parquet              Score: one row per example and measure, those of the driving measure first
+out  score/own_answers.parquet         OwnAnswer: where the student wrote a text, whether the answer in it is right
 """
 
 import json
@@ -19,9 +20,10 @@ import numpy as np
 from teachwise.console import say
 from teachwise.engines import weights_digest
 from teachwise.errors import DataError
+from teachwise.evidence import AnswerEvidence, ChainEvidence, OwnAnswer, VoteEvidence
 from teachwise.measures import SOURCES, Asking, Known, Source, find_measure
 from teachwise.recipe import Recipe
-from teachwise.records import AnswerEvidence, Example, Score, Unusable, by_id, driving, read_records
+from teachwise.records import Example, Score, Unusable, by_id, driving, read_records
 from teachwise.run_folder import Run, Unit, content_hash, write_records
 from teachwise.tasks import Row, load_task
 from teachwise.tasks.table import check_writable, column_names, numbers, read_table, truths, write_table
@@ -130,7 +132,19 @@ def score_examples(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
         rows += score_rows(one.name, one(known), known)
     driving(rows)  # refuses a measure that has no value for any example
     write_records(folder / "scores.parquet", Score, rows)
+    write_records(folder / "own_answers.parquet", OwnAnswer, own_answers(known))
     return _counts(known, rows)
+
+
+def own_answers(known: Known) -> list[OwnAnswer]:
+    """Of every source that has answers of its own, whether they are right."""
+    found = {name: SOURCES[name].correct(known) for name in known.evidence}
+    return [
+        OwnAnswer(example.id, name, bool(is_right))
+        for name, right in found.items()
+        if right is not None
+        for example, is_right in zip(known.examples, right, strict=True)
+    ]
 
 
 def _counts(known: Known, rows: Sequence[Score]) -> dict[str, Any]:
@@ -141,9 +155,23 @@ def _counts(known: Known, rows: Sequence[Score]) -> dict[str, Any]:
         name for name, rows in known.evidence.items() if name != "answer" and SOURCES[name].record is AnswerEvidence
     ]
     found |= {f"unreadable_{name}": _unreadable(known.evidence[name]) for name in others if name != "bare"}
+    for name, rows_of in known.evidence.items():
+        found |= _written_counts(name, rows_of)
     if missing := sum(row.value is None for row in rows):
         found["no_value"] = missing
     return found
+
+
+def _written_counts(name: str, evidence: Sequence[Any]) -> dict[str, int]:
+    """Of what the student wrote: how many texts state no answer, and how many met their limit."""
+    if SOURCES[name].record is ChainEvidence:
+        texts = [(one.stated, one.is_truncated) for one in evidence]
+        unreadable, cut = sum(stated is None for stated, _ in texts), sum(is_cut for _, is_cut in texts)
+    elif SOURCES[name].record is VoteEvidence:
+        unreadable, cut = sum(one.votes.count("") for one in evidence), sum(one.n_truncated for one in evidence)
+    else:
+        return {}
+    return {f"unreadable_{name}": unreadable, f"truncated_{name}": cut}
 
 
 def _unreadable(answers: Sequence[AnswerEvidence]) -> int:

@@ -6,45 +6,17 @@ What can be wrong within one section is checked here; what only the whole recipe
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, model_validator
 
 from teachwise.engines import address_fault
 from teachwise.errors import RecipeError
-from teachwise.measures import BESIDE, find_measure
+from teachwise.measures import BESIDE, SAMPLES, find_measure
 from teachwise.prices import Limits
 from teachwise.records import Give
 from teachwise.sampling import EDGES
+from teachwise.section import Fraction, Name, Positive, Section, fault_at, speed
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(gt=0, le=10**9)]
-Name = Annotated[str, Field(min_length=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
 TaskName = Literal["multiple_choice", "mmlu_pro", "toy", "toy_open"]
-
-
-def speed(default: Any, description: str, **bounds: Any) -> Any:
-    """A field that changes how fast a result is made, not the result: it is no part of any unit's key."""
-    return Field(default, description=description, json_schema_extra={"speed": True}, **bounds)
-
-
-class Section(BaseModel):
-    """A part of the recipe; unknown keys are mistakes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation in (int, float):
-            raise ValueError(f"wanted a number, got {str(value).lower()}")  # pydantic would take it for 1 or 0
-        return value
-
-
-def fault_at(place: tuple[str | int, ...], found: str) -> ValidationError:
-    """A mistake that only the section around it can see, but that stands at `place` within."""
-    error = PydanticCustomError("value_error", "{found}", {"found": found})
-    return ValidationError.from_exception_data("recipe", [{"type": error, "loc": place, "input": None}])
 
 
 def _check_device(device: str) -> None:
@@ -142,6 +114,12 @@ class Teacher(Section):
         return {**self.options, **asked}
 
     @property
+    def weights(self) -> str:
+        """What runs here and in which form; "" for a model at an endpoint, which its name alone tells apart."""
+        form = [f"revision={self.revision}"] * bool(self.revision) + [f"dtype={self.dtype}"] * (self.dtype != "auto")
+        return "" if self.engine == "openai" else " ".join([self.engine, *form])
+
+    @property
     def engine_options(self) -> dict[str, Any]:
         """The flat fields that an engine is made with."""
         both = {"model", "engine", "base_url", "key_env", "concurrency", "timeout_seconds"}
@@ -213,7 +191,7 @@ class Prices(Section):
 
 
 class Budget(Section):
-    """What may be spent. A ledger that several runs share has one budget: its own."""
+    """What may be spent. A cap counts all that the ledger holds: where runs share one, what the others spent too."""
 
     teacher_tokens: Annotated[int, Field(ge=0)] | None = Field(
         None, description="cap on tokens read and written by the teacher; null is no cap"
@@ -253,6 +231,9 @@ class Score(Section):
         None, description="measures to validate beside it; null: a few that cost no further pass, and controls"
     )
     proxy: str | None = Field(None, description="for `gain`: hub name or folder of a weaker model, as `student.model`")
+    max_new_tokens: Positive = Field(1024, description="for `chain_...`, `thinking_...`, `vote_...`: longest chain")
+    samples: int = Field(SAMPLES, ge=2, le=1000, description="for `vote_...`: chains that vote on each question")
+    temperature: float = Field(0.7, gt=0, le=10, description="for `vote_...`: at which they are drawn")
     column: str | None = Field(None, description="for `measure: column`: the column with the score, higher = less sure")
     correct: str | None = Field(None, description="for `measure: column`: the column that says if it was right")
     batch_tokens: int = speed(16_384, "tokens per forward pass, padding included", gt=0)

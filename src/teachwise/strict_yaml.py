@@ -34,6 +34,8 @@ _WANTED = {
 """Our words where pydantic's speak of Python."""
 _OTHER_NAMES = {"api_key": "key_env", "url": "base_url", "lr": "learning_rate"}
 """What other tools call our keys, where the spelling does not tell."""
+COMMAND_LINE = "command line"
+"""What messages call a place that an override set."""
 _TEXT = "tag:yaml.org,2002:str"
 _MERGE = "tag:yaml.org,2002:merge"
 
@@ -117,7 +119,7 @@ def take_over(places: dict[Place, str], place: Place) -> None:
     for inside in [one for one in places if one[: len(place)] == place]:
         del places[inside]
     for length in range(1, len(place) + 1):
-        places.setdefault(place[:length], "command line")
+        places.setdefault(place[:length], COMMAND_LINE)
 
 
 def _broken(error: yaml.MarkedYAMLError, source: str) -> RecipeError:
@@ -164,7 +166,9 @@ def validated(model: type[Model], content: dict[str, Any], places: dict[Place, s
         return model.model_validate(content)
     except ValidationError as error:
         problems = "\n".join(_problem(model, item, places, path) for item in error.errors())
-        hint = f"`teachwise check {path}` checks again in a second; docs/recipe.md lists every field"
+        is_changed = COMMAND_LINE in places.values()  # the file alone may well pass
+        check = "`teachwise check` with the same KEY=VALUE" if is_changed else f"`teachwise check {path}`"
+        hint = f"{check} checks again in a second; docs/recipe.md lists every field"
         raise RecipeError(problems, hint) from None
 
 

@@ -2,6 +2,7 @@
 
 in   prepare/examples.parquet                            Example
 in   route/ARM/seed-S/round-R/assignments.parquet        Assignment
+in   score/scores.parquet                                Score: the band of each example, to judge the teacher by
 out  ledger.sqlite                                       every request with its raw reply, shared by all arms
 out  teach/ARM/seed-S/round-R/rationales.parquet         Rationale: one row per rationale asked for, with its verdict
 out  teach/ARM/seed-S/round-R/rejected.jsonl             those that are not learnt from, with the reason in words
@@ -10,10 +11,13 @@ out  teach/ARM/seed-S/round-R/contamination.parquet      Hit: rationales that re
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
+
+from rich.markup import escape
 
 from teachwise.buying import Terms
 from teachwise.console import say
@@ -21,15 +25,16 @@ from teachwise.delivery import deliver
 from teachwise.errors import TeacherError
 from teachwise.guard import CONTAMINATION, recited, settle
 from teachwise.ledger import Ledger
+from teachwise.prices import host_of
 from teachwise.recipe import Recipe
-from teachwise.records import Assignment, Example, Hit, Rationale, by_id
+from teachwise.records import Assignment, Example, Hit, Rationale, Score, by_id, driving
 from teachwise.request import Reply, Request
 from teachwise.run_folder import Run, Unit, write_records, write_text
+from teachwise.sampling import bands_of
 from teachwise.tasks import Task, load_task
 from teachwise.verify import (
     FAILURE,
     REASONS,
-    WHAT_TO_DO,
     Tries,
     band_row,
     by_band,
@@ -37,10 +42,13 @@ from teachwise.verify import (
     judged,
     next_request,
     teacher_verdict,
+    what_to_do,
 )
 
 FEW_KEPT = 0.2
 """Share of an arm's rationales below which `teach` warns that hardly any was kept."""
+FEW_AGAIN = 5
+"""Where so many questions or more were asked again and none of them was kept, `teach` warns."""
 MOST_FAILED = 0.05
 """Share of requests that may fail for good before the step itself is called failed."""
 
@@ -62,6 +70,7 @@ def requests_for(recipe: Recipe, task: Task, examples: Sequence[Example]) -> lis
             temperature=teacher.temperature,
             prompt_version=task.prompt_version + shown,
             options=teacher.request_options,
+            weights=teacher.weights,
         )
         for example in examples
     ]
@@ -81,8 +90,10 @@ def teach_arm(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
     write_records(folder / "rationales.parquet", Rationale, rationales)
     rejected = [_rejected_line(one, by[one.id]) for one in rationales if not one.kept]
     write_text(folder / "rejected.jsonl", "".join(rejected))
-    for warning in warnings(recipe, unit, rationales, {one.id: one.band for one in assignments}):
-        say(warning)
+    if rationales:
+        failed = failure(recipe, _before(recipe, run, unit), rationales, _bands(recipe, run, by))
+        for warning in [*failed, *warnings(recipe, unit, rationales)]:
+            say(warning)
     return _counts(rationales)
 
 
@@ -129,6 +140,7 @@ def ask_all(recipe: Recipe, run: Run, task: Task, examples: Sequence[Example]) -
             tries[example.id].append((request, replies.get(request.key)))
         again = {example: next_request(example, tries[example.id], task, keep) for example in open_}
         open_ = {example: request for example, request in again.items() if request}
+    _tell_hosts(recipe, tries.values())
     return tries
 
 
@@ -148,26 +160,56 @@ def _rejected_line(one: Rationale, example: Example) -> str:
     return json.dumps(told, ensure_ascii=False) + "\n"
 
 
-def warnings(recipe: Recipe, unit: Unit, rationales: Sequence[Rationale], bands: Mapping[str, str]) -> Iterator[str]:
+def _bands(recipe: Recipe, run: Run, examples: Mapping[str, Example]) -> Mapping[str, str]:
+    scores = by_id(driving(run.records(Unit("score"), "scores.parquet", Score)))
+    train = [one.id for one in examples.values() if one.split == "train"]
+    return bands_of({one: scores[one].value for one in train}, train, recipe.edges)
+
+
+def _before(recipe: Recipe, run: Run, unit: Unit) -> list[Rationale]:
+    """The rationales of the units that come before this one."""
+    units = [Unit("teach", arm, seed) for arm in recipe.arms for seed in recipe.seeds_of(arm)]
+    taught = [one for one in takewhile(lambda one: one != unit, units) if run.manifest(one)]
+    return [row for one in taught for row in run.records(one, "rationales.parquet", Rationale)]
+
+
+def failure(
+    recipe: Recipe, before: Sequence[Rationale], rationales: Sequence[Rationale], bands: Mapping[str, str]
+) -> Iterator[str]:
+    """That the teacher fails on the hard questions, said once: by the first arm that shows it.
+
+    Args:
+        recipe: The recipe.
+        before: What was bought for the arms before.
+        rationales: What was bought for this one.
+        bands: Band of each train example by its score; empty where there is none.
+    """
+    known, found = (
+        teacher_verdict(by_band(rows, bands), recipe.min_usable) for rows in (before, [*before, *rationales])
+    )
+    if found["verdict"] == FAILURE and known["verdict"] != FAILURE:
+        whose = "hard rationales" if found["band"] == "hard" else "rationales"
+        what = f"{found['usable']:,} of {found['n']:,} {whose} state the gold answer, under min_usable"
+        todo = what_to_do(recipe.keep_rule.samples, recipe.on_rejected)
+        yield f"[bold red]{FAILURE}[/bold red] {what} {found['min_usable']:g}; {todo}"
+
+
+def warnings(recipe: Recipe, unit: Unit, rationales: Sequence[Rationale]) -> Iterator[str]:
     """What makes an arm another than the recipe says, in lines to be said before it is trained.
 
     Args:
         recipe: The recipe.
         unit: The arm's unit.
-        rationales: Its rationales.
-        bands: Band by example id.
+        rationales: Its rationales, at least one.
     """
-    if not rationales:
-        return
     file, row = f"{unit.path}/rejected.jsonl", band_row(rationales)
-    found = teacher_verdict(by_band(rationales, bands), recipe.min_usable)
-    if found["verdict"] == FAILURE:
-        whose = "hard rationales" if found["band"] == "hard" else "rationales"
-        what = f"{found['usable']:,} of {found['n']:,} {whose} state the gold answer, under min_usable"
-        yield f"[bold red]{FAILURE}[/bold red] teach {unit.arm}: {what} {found['min_usable']:g}; {WHAT_TO_DO}"
     if row["kept"] < FEW_KEPT * row["n"]:
         left = "answers instead" if recipe.on_rejected == "answer" else "fewer rows"
         yield f"{_WARNING} teach {unit.arm}: {_few_kept(row)}: it trains on {left}; read them in {file}"
+    again = [one for one in rationales if one.requests > 1] if recipe.keep_rule.samples > 1 else []
+    if len(again) >= FEW_AGAIN and not any(one.kept for one in again):
+        why = "a teacher that writes the same text again gains nothing by it"
+        yield f"{_WARNING} teach {unit.arm}: asking again kept 0 more of {len(again):,} rationales: {why}"
     if row["unpaid"]:
         yield (
             f"{_WARNING} teach {unit.arm}: {row['unpaid']:,} of {row['n']:,} rationales are not bought, the budget"
@@ -188,12 +230,19 @@ def _few_kept(row: Mapping[str, Any]) -> str:
 
 
 def _replies(recipe: Recipe, run: Run, requests: Sequence[Request]) -> Mapping[str, Reply]:
-    held = _held(recipe, run, requests)
+    held, teacher = _held(recipe, run, requests), recipe.teacher
     if len(held) == len({request.key for request in requests}):
         return held
-    teacher = recipe.teacher
     ledger_at = recipe.ledger_at(run.root)
     return deliver(requests, ledger_at, terms_of(recipe), teacher.engine_options, teacher.delivery, run.root)
+
+
+def _tell_hosts(recipe: Recipe, tries: Iterable[Tries]) -> None:
+    """Two endpoints may serve two models by one name, so a reply from another one is used, but not silently."""
+    hosts = Counter(reply.host for one in tries for _, reply in one if reply and reply.host)
+    for host in hosts.keys() - {host_of(recipe.teacher.base_url)}:
+        found = f"{hosts[host]:,} replies were bought from {host}, before teacher.base_url was another one"
+        say(escape(f"{found}: they are used, and nothing shows that it is the same {recipe.teacher.model}"))
 
 
 def terms_of(recipe: Recipe) -> Terms:

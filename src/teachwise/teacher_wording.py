@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from teachwise.figures import number, percent
 from teachwise.prices import dollars
-from teachwise.verify import FAILURE, WHAT_TO_DO
+from teachwise.verify import FAILURE
 
 VERDICTS = {
     "wrong": "wrong",
@@ -44,7 +44,7 @@ _STATES = {
     "unknown": "unknown (counted as spent)",
     "sent": "under way",
     "reserved": "waiting in a batch",
-    "planned": "not sent yet",
+    "planned": "not sent",
 }
 """What the page calls the states of requests, in its order."""
 
@@ -64,21 +64,35 @@ def usd(value: float | None) -> str:
     return "not known" if value is None else dollars(value)
 
 
-def money(ledger: Mapping[str, Any], price: Mapping[str, Any] | None, cap_usd: float | None) -> str:
+def money(ledger: Mapping[str, Any], price: Mapping[str, Any] | None, cap_usd: float | None, is_free: bool) -> str:
     """What was paid in money, as far as it is known.
 
     Args:
         ledger: Its totals.
         price: The teacher's price, as a plain mapping; None where nobody knows it.
         cap_usd: The budget's cap in dollars.
+        is_free: The teacher is on this machine and has no price.
     """
     sent = sum(n for state, n in ledger["requests"].items() if state not in ("planned", "failed"))
+    if is_free and not ledger["usd"]:
+        return "free, on this machine"
     if not price and not ledger["usd"]:
         return "not known: budget.prices says what this teacher's tokens cost"
     found = dollars(ledger["usd"]) + (f" of {dollars(cap_usd)}" if cap_usd is not None else "")
     found += f", at prices from {price['version']}" if price else ""
     without = f"; without {number(ledger['unpriced'])} of {number(sent)} requests, sent before a price was known"
     return found + (without if ledger["unpriced"] else "")
+
+
+def lacks(cost: Mapping[str, Any]) -> str:
+    """How many rationales an arm lacks because the budget could not bear them; "" where it has all that it wants.
+
+    Example:
+        >>> lacks({"rationales_asked": 50.0, "rationales_bought": 7.0})
+        '43 of 50 rationales'
+    """
+    asked, bought = cost["rationales_asked"], cost["rationales_bought"]
+    return f"{number(asked - bought)} of {number(asked)} rationales" if bought < asked else ""
 
 
 def priced(cost: Mapping[str, Any]) -> str:
@@ -111,7 +125,7 @@ def teacher_warnings(teacher: Mapping[str, Any]) -> list[Markup]:
     form = Markup("<strong>{}:</strong> {}, {} ({} to {}); {} are wanted (min_usable). What to do: {}.")
     figures = [percent(teacher[name]) for name in ("share", "low", "high")]
     bound = percent(teacher["min_usable"], 0)
-    return [form.format(FAILURE, usable_of(teacher), *figures, bound, WHAT_TO_DO), *unproven(teacher)]
+    return [form.format(FAILURE, usable_of(teacher), *figures, bound, teacher["advice"]), *unproven(teacher)]
 
 
 def unproven(teacher: Mapping[str, Any]) -> list[Markup]:
@@ -130,6 +144,12 @@ _LEARNT_WRONG = Markup(
 )
 
 
+def verdict_told(teacher: Mapping[str, Any]) -> str:
+    """The verdict on the teacher; a PASS is not sure where the interval of the share reaches under the bound."""
+    is_unsure = teacher["verdict"] == "PASS" and teacher["low"] < teacher["min_usable"]
+    return "PASS, but not sure" if is_unsure else str(teacher["verdict"])
+
+
 def teacher_judged(teacher: Mapping[str, Any]) -> Markup:
     """The verdict on the teacher, with the figures that it rests on."""
     if teacher["verdict"] == "NOT ASKED":
@@ -143,5 +163,5 @@ def teacher_judged(teacher: Mapping[str, Any]) -> Markup:
     shown = ", which the teacher was shown" if teacher["gold_shown"] else ""
     colour = {FAILURE: " bad", "PASS": " good"}.get(teacher["verdict"], "")
     bound = percent(teacher["min_usable"], 0)
-    todo = f" What to do: {WHAT_TO_DO}." if teacher["verdict"] == FAILURE else ""
-    return form.format(colour, teacher["verdict"], number(teacher["n"]), whose, *figures, shown, bound, todo)
+    todo = f" What to do: {teacher['advice']}." if teacher["verdict"] == FAILURE else ""
+    return form.format(colour, verdict_told(teacher), number(teacher["n"]), whose, *figures, shown, bound, todo)

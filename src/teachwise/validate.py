@@ -2,6 +2,7 @@
 
 in   prepare/examples.parquet              Example
 in   score/scores.parquet                  Score
+in   score/own_answers.parquet             OwnAnswer
 out  validate/validation.json              ROC AUC with interval on train rows, by subject, the verdict, every measure
 out  validate/confidently_wrong.parquet    Confident: wrong answers among the surest quarter, by every measure
 """
@@ -15,13 +16,16 @@ import numpy as np
 from teachwise.auc import auc_difference, auc_within
 from teachwise.calibration import calibration
 from teachwise.errors import DataError, RecipeError
-from teachwise.measures import cost_in_words, find_measure
+from teachwise.evidence import OwnAnswer
+from teachwise.measures import Measure, cost_in_words, find_measure
 from teachwise.recipe import Recipe
 from teachwise.records import Confident, Driven, Example, Score, by_id, driving
 from teachwise.run_folder import Run, Unit, write_json, write_records
 from teachwise.stats import roc_auc, roc_curve_points, wilson
 from teachwise.tasks.table import column, numbers, truths
 
+OWN_ANSWERS = "own_answers.parquet"
+"""Where `score` says whether the answers in texts are right."""
 MIN_GROUP = 20
 """A group smaller than this is counted but gets no AUC: its interval would span nearly everything."""
 
@@ -266,6 +270,9 @@ def validate_scores(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
         by_measure.setdefault(row.measure, {})[row.id] = row
     measures = {name: _judged(rows, train, limit) for name, rows in by_measure.items()}
     name, summary = next(iter(measures.items()))
+    written = own_answers(run)
+    for one, rows in by_measure.items():
+        measures[one]["own"] = own_summary(one, rows, train, written)
     for other in list(measures)[1:]:
         own = [{key: row for key, row in by_measure[one].items() if key in train} for one in (name, other)]
         measures[other]["behind"] = beside(*own)
@@ -286,6 +293,30 @@ def validate_scores(recipe: Recipe, run: Run, unit: Unit) -> dict[str, Any]:
     return {"verdict": summary["verdict"], **shown, "n": summary["n"], "measures": len(measures)}
 
 
+def own_answers(run: Run) -> dict[str, dict[str, bool]]:
+    """By source and example, whether the answer in the student's own text is right; nothing where it wrote none."""
+    found: dict[str, dict[str, bool]] = {}
+    if (run.folder(Unit("score")) / OWN_ANSWERS).exists():
+        for row in run.records(Unit("score"), OWN_ANSWERS, OwnAnswer):
+            found.setdefault(row.source, {})[row.id] = row.correct
+    return found
+
+
+def own_summary(
+    name: str, rows: Mapping[str, Score], train: Mapping[str, Example], written: Mapping[str, Mapping[str, bool]]
+) -> dict[str, Any] | None:
+    """`auc_summary` of a measure against the answers in the texts that it measures, and their `source`.
+
+    None where what it measures is the answer at once, as for most.
+    """
+    measure = _registered(name)
+    source = measure.answers_in if measure else None
+    if source is None or source not in written:
+        return None
+    kept = {key: row.value for key, row in rows.items() if key in train and row.value is not None}
+    return {"source": source, **auc_summary(list(kept.values()), [not written[source][key] for key in kept])}
+
+
 def _judged(rows: Mapping[str, Score], train: Mapping[str, Example], min_auc: float) -> dict[str, Any]:
     """One measure on the train rows for which it has a value, with what the registry says of it."""
     found = [(row.value, not row.correct, train[key]) for key, row in rows.items() if key in train]
@@ -302,11 +333,18 @@ def _judged(rows: Mapping[str, Score], train: Mapping[str, Example], min_auc: fl
 
 def described(name: str) -> dict[str, str]:
     """The family, unit and price of a measure, in words; a column of the user's table has none."""
-    try:
-        measure = find_measure(name)
-    except RecipeError:
+    measure = _registered(name)
+    if measure is None:
         return {"kind": "column", "unit": "", "asks": "measured elsewhere"}
     return {"kind": measure.kind, "unit": measure.unit, "asks": cost_in_words(measure)}
+
+
+def _registered(name: str) -> Measure | None:
+    """The measure of that name; None for a column of the user's table."""
+    try:
+        return find_measure(name)
+    except RecipeError:
+        return None
 
 
 def confidently_wrong(rows: Sequence[Score], train: Mapping[str, Example]) -> list[Confident]:

@@ -26,11 +26,6 @@ REASONS: dict[Verdict, str] = {
 """What a verdict means, in words."""
 FAILURE = "TEACHER FAILURE"
 """The verdict on a teacher whose hard rationales are too seldom right."""
-WHAT_TO_DO = (
-    "take a stronger teacher; or keep: correct_or_ask_again(3) with teacher.temperature above 0; or let the answer"
-    " stand in for what is missing, with on_rejected: answer"
-)
-"""What helps against a teacher that fails where it is needed."""
 LOOP_SHARE = 0.2
 """What the end of a text shrinks to when it is compressed, where it says the same thing over and over."""
 _END, _SHORT = 1000, 200
@@ -44,7 +39,7 @@ class Keep:
     Attributes:
         wants_correct: Only those that state the gold answer; else all that came whole.
         samples: Most samples of one example, where the first was not kept.
-        longer: Ask once more with twice the token limit where a reply was cut off.
+        longer: Ask once more with twice the token limit where a reply was cut off; once for each example.
         gold_shown: The teacher was shown the gold answer, so that stating it proves nothing.
     """
 
@@ -80,7 +75,8 @@ Tries = Sequence[tuple[Request, Reply | None]]
 def next_request(example: Example, tries: Tries, task: Task, keep: Keep) -> Request | None:
     """What to ask after these tries of one example, or None: one is kept, or enough were made.
 
-    A truncated reply is asked for once with twice the limit (`longer`), every other rejected one as a new sample.
+    The first truncated reply is asked for with twice the limit (`longer`), which then stays; every other rejected one
+    as a new sample. So an example costs at most one request more than it may have samples.
     """
     request, reply = tries[-1]
     verdict, _ = verdict_of(example, reply, task)
@@ -89,7 +85,7 @@ def next_request(example: Example, tries: Tries, task: Task, keep: Keep) -> Requ
     if verdict == "truncated" and keep.longer and request.max_tokens == tries[0][0].max_tokens:
         return replace(request, max_tokens=2 * request.max_tokens)
     if request.sample + 1 < keep.samples:
-        return replace(request, sample=request.sample + 1, max_tokens=tries[0][0].max_tokens)
+        return replace(request, sample=request.sample + 1)
     return None
 
 
@@ -103,7 +99,7 @@ def judged(example: Example, tries: Tries, task: Task, keep: Keep) -> Rationale:
     verdict, stated = verdicts[best]
     replies = [reply for _, reply in tries if reply is not None]
     shown = tries[best][1] or (replies[-1] if replies else _NO_REPLY)
-    is_learnt = is_kept(verdict, keep)
+    is_learnt = is_kept(verdict, keep) and bool(shown.text.strip())  # from nothing nothing is learnt
     kept = shown if is_learnt else _NO_REPLY
     return Rationale(
         id=example.id,
@@ -199,6 +195,22 @@ def band_row(rows: Sequence[Rationale], price: Price | None = None) -> dict[str,
 def _unusable_usd(rows: Sequence[Rationale], price: Price) -> float:
     kept = ("prompt_tokens", "completion_tokens", "cached_tokens")
     return price.usd(*(sum(getattr(one, name) - getattr(one, f"kept_{name}") for one in rows) for name in kept))
+
+
+def what_to_do(samples: int, on_rejected: str) -> str:
+    """What helps against a teacher that fails where it is needed, without what the recipe does already.
+
+    Args:
+        samples: How often an example may be asked for.
+        on_rejected: What comes in the place of a rationale that is not kept.
+
+    Example:
+        >>> what_to_do(samples=3, on_rejected="answer")
+        'take a stronger teacher'
+    """
+    again = ["keep: correct_or_ask_again(3) with teacher.temperature above 0"] if samples == 1 else []
+    fill = ["on_rejected: answer, which fills the gaps and leaves this verdict"] if on_rejected != "answer" else []
+    return "; or ".join(["take a stronger teacher", *again, *fill])
 
 
 def teacher_verdict(bands: Mapping[str, Mapping[str, Any]], min_usable: float) -> dict[str, Any]:

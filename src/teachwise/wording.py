@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from teachwise.figures import listed, number, percent, points
 from teachwise.records import FAILING
-from teachwise.teacher_wording import priced, teacher_warnings, usable_of
+from teachwise.teacher_wording import lacks, priced, teacher_warnings, usable_of
 from teachwise.verify import FAILURE
 
 FEW_QUESTIONS = 100
@@ -73,7 +73,8 @@ def short_answer(comparison: Mapping[str, Any], lead: str) -> str:
     """Was it worth it? With no more certainty than the intervals, the questions and the rationales leave."""
     if unreadable := nothing_readable(comparison):
         return unreadable
-    found, n_test = [_verdict(comparison, lead)], comparison["n_test"]
+    missing = lacking(comparison, lead)
+    found, n_test = [f"No verdict: {missing}." if missing else _verdict(comparison, lead)], comparison["n_test"]
     if comparison["teacher"]["verdict"] == FAILURE:
         found.append(f"{FAILURE}: {usable_of(comparison['teacher'])}.")
     if _kept_few(comparison["arms"][lead]):
@@ -82,6 +83,22 @@ def short_answer(comparison: Mapping[str, Any], lead: str) -> str:
         them = f"{n_test} test question{'s' if n_test != 1 else ''}"
         found.append(f"With {them} this proves nothing; it shows that everything works.")
     return " ".join(found)
+
+
+def lacking(comparison: Mapping[str, Any], lead: str) -> str:
+    """That an arm or its control could not buy all its rationales, so that no verdict can be had; "" where both could.
+
+    Arms buy one after the other, so that a spent budget leaves them with unequal shares.
+    """
+    roles = {lead: lead, comparison["control"]: f"the control, {comparison['control']},"}
+    missing = {told: lacks(comparison["arms"][name]["cost"]) for name, told in roles.items() if name}
+    each = [f"{told} lacks {n}" for told, n in missing.items() if n]
+    return f"{listed(each)}, which the budget could not bear" if each else ""
+
+
+def footnotes(arms: Mapping[str, Any]) -> list[str]:
+    """What the star after an arm's name means, arm by arm."""
+    return [f"{name}: {'; '.join(arm['marks'])}" for name, arm in arms.items() if arm["marks"]]
 
 
 def nothing_readable(comparison: Mapping[str, Any]) -> str:
@@ -104,13 +121,13 @@ def kept_of(arm: Mapping[str, Any]) -> str:
 
 
 def treated(arm: Mapping[str, Any], in_recipe: Mapping[str, Any]) -> str:
-    """What an arm does, and that (nearly) no rationale came of it where it is so.
+    """What an arm does, in what it is not what the recipe says, and that (nearly) no rationale came of it.
 
     Args:
         arm: Its entry in the comparison.
         in_recipe: Its section of the recipe.
     """
-    return treatment(in_recipe) + (f"; it kept {kept_of(arm)}" if _kept_few(arm) else "")
+    return "; ".join([treatment(in_recipe), *arm["marks"], *([f"it kept {kept_of(arm)}"] if _kept_few(arm) else [])])
 
 
 def rejected_rationales(comparison: Mapping[str, Any], on_rejected: str) -> str:
@@ -236,6 +253,8 @@ def _price(arm: Mapping[str, Any]) -> str:
 def _gap(comparison: Mapping[str, Any], lead: str, other: str) -> Markup:
     who = "the untouched student" if other == comparison["base"] else "the same treatments given by lot"
     value = percent(comparison["arms"][other]["accuracy"]["value"])
+    if other == comparison["control"] and lacking(comparison, lead):
+        return Markup("{} (<strong>{}</strong>) reached {}, which shows nothing here").format(who, other, value)
     how = _by_how_much(comparison["arms"][lead], lead, other)
     return Markup("{} (<strong>{}</strong>) reached {}: {}").format(who, other, value, how)
 
@@ -251,9 +270,13 @@ def _by_how_much(own: Mapping[str, Any], lead: str, other: str) -> str:
 def _open(comparison: Mapping[str, Any], lead: str, rivals: Sequence[str], gate: str) -> list[str]:
     """What this run does not settle, most important first."""
     others = [name for name in (comparison["base"], comparison["control"], *rivals) if name and name != lead]
+    missing = lacking(comparison, lead)
     even = [name for name in others if _outcome(comparison, lead, name) == 0]
+    even = [name for name in even if not (missing and name == comparison["control"])]
     n_seeds = len(comparison["seeds"])
     found = [f"whether {lead} is better or worse than {listed(even)}"] if even else []
+    if comparison["control"] and missing:
+        found.append("whether choosing by the score beats choosing by lot, since not all rationales were bought")
     if comparison["control"] is None:
         found.append("whether choosing by the score beats choosing by lot, since no arm is a random control")
     if gate in FAILING:

@@ -79,8 +79,22 @@ def answer_facts(
     return found
 
 
+def entropy_and_top_two(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Entropy in nats, and the logarithms of the likeliest and the second likeliest token's probability.
+
+    Args:
+        logits: (..., V) float32.
+
+    Returns:
+        Three tensors of shape (...).
+    """
+    _, below, weights = _shifted(logits)
+    log_total = torch.log1p(weights.sum(-1))
+    return _entropy(below, weights), -log_total, below.amax(-1) - log_total
+
+
 def _shifted(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The likeliest token (B, 1); logits less its own (B, V), -inf at its place; exp of these."""
+    """The likeliest token (..., 1); logits less its own (..., V), -inf at its place; exp of these."""
     likeliest = logits.argmax(-1, keepdim=True)
     below = (logits - logits.gather(-1, likeliest)).scatter(-1, likeliest, float("-inf"))
     return likeliest, below, below.exp()

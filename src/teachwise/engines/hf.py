@@ -15,11 +15,12 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 from rich.markup import escape
 from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessorList
 
 from teachwise.chat import Chat
 from teachwise.console import say
 from teachwise.engines import find_model
+from teachwise.engines.chains import Drawn, TokenFacts, as_facts, token_facts
 from teachwise.engines.facts import AnswerFacts, answer_entropy, answer_facts
 from teachwise.errors import StudentError
 from teachwise.run_log import to_log
@@ -53,11 +54,13 @@ class Generation:
         text: Without special tokens.
         tokens: Tokens written, the one that ended the turn included.
         is_truncated: It met the limit before it ended its turn.
+        ids: The tokens themselves.
     """
 
     text: str
     tokens: int
     is_truncated: bool
+    ids: tuple[int, ...] = ()
 
 
 class HfEngine:
@@ -135,27 +138,54 @@ class HfEngine:
 
     @torch.inference_mode()
     def generate(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float = 0.0
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        uniforms: np.ndarray | None = None,
     ) -> list[Generation]:
         """Let the model write, one batch. Greedy unless a temperature is given.
 
         The checkpoint's own sampling habits (temperature, repetition penalty, ...) are left out on purpose.
+
+        Args:
+            prompts: B lists of token ids.
+            max_new_tokens: Most tokens of one text.
+            temperature: 0 is greedy.
+            uniforms: (B, max_new_tokens) numbers from 0 to 1 that a temperature above 0 draws the tokens with, so that
+                a text depends on its own alone; left out, on torch's generator and the batch.
         """
         ids, mask = self._left_padded(prompts)
+        drawn = LogitsProcessorList([] if uniforms is None else [Drawn(uniforms, temperature)])
+        is_drawn_by_torch = temperature > 0 and uniforms is None
         config = GenerationConfig(
             max_new_tokens=max_new_tokens,
-            do_sample=temperature > 0,
-            temperature=temperature if temperature > 0 else None,
+            do_sample=is_drawn_by_torch,
+            temperature=temperature if is_drawn_by_torch else None,
             eos_token_id=self.chat.stop_ids,
             pad_token_id=self.chat.pad_id,
         )
-        written = self.model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+        written = self.model.generate(
+            input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=drawn
+        )
         return [self._generation(row) for row in written[:, ids.shape[1] :].tolist()]
 
     def _generation(self, ids: list[int]) -> Generation:
         end = next((place for place, token in enumerate(ids) if token in self.chat.stop_ids), None)
         kept = ids if end is None else ids[:end]
-        return Generation(self.chat.decode(kept), len(ids) if end is None else end + 1, end is None)
+        tokens = len(ids) if end is None else end + 1
+        return Generation(self.chat.decode(kept), tokens, end is None, tuple(ids[:tokens]))
+
+    @torch.inference_mode()
+    def token_facts(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> list[TokenFacts]:
+        """How sure the model is of every token of a text, whoever wrote it; one batch, each token read once.
+
+        Args:
+            prompts: B lists of token ids.
+            written: B lists of one id or more, what follows each prompt.
+        """
+        found = token_facts(self.model, self._accepted, self._left_padded(prompts), self._padded(written))
+        return as_facts(found, [len(ids) for ids in written])
 
     def _last_logits(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
         ids, mask = self._left_padded(prompts)
@@ -180,12 +210,16 @@ class HfEngine:
 
     def _left_padded(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids and attention mask, both (B, T), the prompts flush right."""
-        longest = max(len(prompt) for prompt in prompts)
-        ids = torch.full((len(prompts), longest), self.chat.pad_id)
+        ids, mask = self._padded([prompt[::-1] for prompt in prompts])
+        return ids.flip(-1), mask.flip(-1)
+
+    def _padded(self, texts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and attention mask, both (B, T), the texts flush left."""
+        ids = torch.full((len(texts), max(map(len, texts))), self.chat.pad_id)
         mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-            mask[row, longest - len(prompt) :] = 1
+        for row, text in enumerate(texts):
+            ids[row, : len(text)] = torch.tensor(text)
+            mask[row, : len(text)] = 1
         return ids.to(self.device), mask.to(self.device)
 
 
@@ -288,7 +322,9 @@ def load_chat(model: str, revision: str | None = None, trust_remote_code: bool =
     except (OSError, ValueError) as error:
         raise StudentError(
             f"tokenizer of {model!r} cannot be loaded: {str(error).splitlines()[0]}",
-            "the folder needs tokenizer.json beside the weights",
+            "the folder needs tokenizer.json beside the weights"
+            if Path(path).is_dir()
+            else "check the name; a hub model needs the network or a filled cache",
         ) from error
     try:
         stops = GenerationConfig.from_pretrained(path, revision=revision).eos_token_id

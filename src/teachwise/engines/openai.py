@@ -7,7 +7,8 @@ first one was billed. An engine makes one attempt and says how it ended; `buying
     500, 503, 529 and other 5xx                the server stumbled: not billed
     no connection to be made                   absent: never left
     408, 502, 504, 520, 524; time-out; cut off nobody knows: a server behind may have answered, and billed
-    200 with no chat completion in it          nobody knows
+    200 with choices, or with tokens written   a result, also where no text can be read: then it is kept as it came
+    200 with anything else                     nobody knows
     400 or 403 for what the prompt says        refused, a result
     any other 4xx                              rejected
     401, 402, 403, 404, an empty account       no request can succeed: the step ends
@@ -34,7 +35,8 @@ from openai.types.chat import ChatCompletion
 
 from teachwise.engines import check_key
 from teachwise.errors import TeacherError
-from teachwise.request import Fault, Reply, Request, no_reply, writable
+from teachwise.prices import host_of
+from teachwise.request import Fault, Reply, Request, no_reply, printable, writable
 
 GATEWAY = (408, 502, 504, 520, 524)
 """Statuses by which something in front of the model says that it did not hear the end of it."""
@@ -44,6 +46,10 @@ FILTERED = ("content_filter", "content_policy_violation", "content_policy", "inv
 """Codes of a 400 that is about what the prompt says, not about how it is said."""
 FILTERED_WORDS = ("content exists risk", "requires moderation", "content management policy")
 """The same, from endpoints that name no code of their own for it."""
+SHORTEST_SECRET = 8
+"""Signs of a key that is hidden; a shorter one, such as `EMPTY` for a server that wants none, occurs in any text."""
+MOST_RAW = 1_000_000
+"""Characters that are kept of a reply that cannot be read."""
 MOST_TOKENS = 10**7
 """A count above this is no count: no model reads or writes so much at once."""
 CONNECT_SECONDS = 20.0
@@ -77,11 +83,12 @@ class OpenAiTeacher:
     ) -> None:
         check_key(key_env)
         self.model = model
-        self._key = os.environ[key_env] if key_env else ""
+        key = os.environ[key_env] if key_env else ""
+        self._secret = key if len(key) >= SHORTEST_SECRET else ""
         self.limit_field = limit_field
         self._timeout_seconds = timeout_seconds
         self._trusts_env = not is_here(base_url)
-        self._given: dict[str, Any] = {"base_url": base_url, "api_key": self._key or "none", "max_retries": 0}
+        self._given: dict[str, Any] = {"base_url": base_url, "api_key": key or "none", "max_retries": 0}
         # what is left over of one reply must never be read as the next one, so no connection is used twice
         self._given["default_headers"] = {"Connection": "close"}
         self._asker = openai.AsyncOpenAI(
@@ -90,6 +97,7 @@ class OpenAiTeacher:
             timeout=openai.Timeout(None, connect=min(CONNECT_SECONDS, timeout_seconds / 2)),
         )
         self._url = str(self._asker.base_url)
+        self.host = host_of(self._url)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
@@ -136,7 +144,7 @@ class OpenAiTeacher:
         try:
             async with asyncio.timeout(self._timeout_seconds):  # `post` sends as is what `create` checks for 0.4 ms
                 found = await self._asker.post("/chat/completions", cast_to=ChatCompletion, body=self.fields(request))
-            return self._without_key(read_completion(found, request))
+            return self.without_key(read_completion(found, request))
         except TimeoutError:
             return no_reply(f"no whole reply within {self._timeout_seconds:g} seconds (time-out)", "unanswered")
         except openai.APIStatusError as error:
@@ -177,28 +185,22 @@ class OpenAiTeacher:
             )
         return no_reply(self._hidden(f"{type(error).__name__}: {_said(error)}"), fault, wait_seconds)
 
-    def _without_key(self, reply: Reply) -> Reply:
-        """A server may repeat the key in anything it sends, and the ledger must not hold it."""
-        if not self._key:
-            return reply
-        return replace(
-            reply,
-            text=self._hidden(reply.text),
-            reasoning=self._hidden(reply.reasoning),
-            logprobs=self._hidden(reply.logprobs),
-            finish_reason=self._hidden(reply.finish_reason),
-        )
+    def without_key(self, reply: Reply) -> Reply:
+        """A reply with its host, and without the key: a server may repeat that in anything it sends."""
+        names = ("text", "reasoning", "logprobs", "finish_reason", "served_model", "raw", "error")
+        texts: dict[str, Any] = {name: self._hidden(getattr(reply, name)) for name in names if getattr(reply, name)}
+        return replace(reply, host=self.host, **texts)
 
     def told(self, error: Exception) -> str:
         """What a failed call says, without the key."""
-        return self._hidden(f"{type(error).__name__}: {_said(error)}")[:MOST_TOLD]
+        return printable(self._hidden(f"{type(error).__name__}: {_said(error)}")[:MOST_TOLD])
 
-    def hidden(self, content: bytes) -> bytes:
-        """A file of the provider's, without the key."""
-        return content.replace(self._key.encode(), b"[key]") if self._key else content
+    def hidden(self, text: str) -> str:
+        """Words of the provider's, without the key."""
+        return printable(self._hidden(text))
 
     def _hidden(self, text: str) -> str:
-        return text.replace(self._key, "[key]") if self._key else text
+        return text.replace(self._secret, "[key]") if self._secret else text
 
     def _refused(self, error: openai.APIStatusError) -> TeacherError:
         why = self._hidden(", ".join(str(part) for part in (error.status_code, error.code) if part))[:200]
@@ -207,7 +209,7 @@ class OpenAiTeacher:
             hint = f"check teacher.model, {self.model!r}, and teacher.base_url, which mostly ends in /v1"
         if error.status_code == 402 or error.code == "insufficient_quota":
             hint = "the account has nothing left: fill it up and run again; what was paid for is kept"
-        return TeacherError(f"teach: the teacher at {self._url} refuses ({why})", hint)
+        return TeacherError(printable(f"teach: the teacher at {self._url} refuses ({why})"), hint)
 
 
 def is_here(base_url: str | None) -> bool:
@@ -252,20 +254,21 @@ class NoCompletion(ValueError):
 def read_completion(completion: Any, request: Request) -> Reply:
     """The reply in a completion, whose fields the SDK does not check; a server may send anything.
 
-    Where the server says nothing of usage, or what cannot be, the cost is taken to be all that was reserved.
+    Where the server says nothing of usage, or what cannot be, the cost is taken to be the bound of the request.
+    A reply that holds a choice, or for which tokens were written, was made and billed: where no text can be read in it,
+    its own is "", and it is kept raw.
 
     Raises:
-        ValueError: it is no completion, or holds no text.
+        ValueError: it is no completion.
     """
-    choices = getattr(completion, "choices", None)
-    if not isinstance(completion, ChatCompletion) or not isinstance(choices, list) or not choices:
+    choices, usage = getattr(completion, "choices", None), getattr(completion, "usage", None)
+    is_made = bool(_tokens(usage, "completion_tokens")) or (isinstance(choices, list) and bool(choices))
+    if not isinstance(completion, ChatCompletion) or not is_made:
         raise NoCompletion(completion)
-    choice, usage = choices[0], completion.usage
+    choice = choices[0] if isinstance(choices, list) and choices else None
     message = getattr(choice, "message", None)
-    text = getattr(message, "content", choice)
-    if message is None or not isinstance(text, str | None):
-        raise ValueError("the reply has no text")
-    text, reasoning = writable(text or ""), writable(_reasoning(message))
+    found = text_of(message.content) if message is not None and hasattr(message, "content") else None
+    text, reasoning = writable(found or ""), writable(_reasoning(message))
     read, written = (_tokens(usage, name) for name in ("prompt_tokens", "completion_tokens"))
     if not read or written is None or (not written and (text or reasoning)):
         read, written = request.prompt_bound_tokens, request.max_tokens
@@ -278,7 +281,24 @@ def read_completion(completion: Any, request: Request) -> Reply:
         cached_tokens=_tokens(getattr(usage, "prompt_tokens_details", None), "cached_tokens") or 0,
         reasoning=reasoning,
         logprobs=_as_json(getattr(choice, "logprobs", None)),
+        served_model=printable(str(getattr(completion, "model", None) or ""))[:MOST_TOLD],
+        raw=_as_json(completion)[:MOST_RAW] if found is None else "",
     )
+
+
+def text_of(content: Any) -> str | None:
+    """The text of a message, "" where it has none; None where there is none that can be read.
+
+    Example:
+        >>> text_of("so [[B]]"), text_of([{"type": "text", "text": "so "}, {"type": "text", "text": "[[B]]"}])
+        ('so [[B]]', 'so [[B]]')
+    """
+    if content is None or isinstance(content, str):
+        return content or ""
+    parts = content if isinstance(content, list) else [content]
+    found = [part.get("text") if isinstance(part, Mapping) else part for part in parts]
+    texts = [text for text in found if isinstance(text, str)]
+    return "".join(texts) if found and len(texts) == len(found) else None
 
 
 def _tokens(usage: Any, name: str) -> int | None:
@@ -327,7 +347,8 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     """The wait that the server asks for, in seconds; None where it names none.
 
     Args:
-        headers: Of the refusal. `retry-after-ms` counts milliseconds; `retry-after` counts seconds or is a date.
+        headers: Of the refusal. `retry-after-ms` counts milliseconds; `retry-after` counts seconds or is a date by the
+            server's clock, which `date` tells.
 
     Example:
         >>> retry_after({"retry-after": "2.5"}), retry_after({"retry-after-ms": "250"}), retry_after({})
@@ -338,7 +359,10 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         seconds = float(said_ms) / 1000 if said_ms else float(said)
     except ValueError:
         try:
-            seconds = (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds()
+            now = headers.get("date", "")
+            seconds = (
+                parsedate_to_datetime(said) - (parsedate_to_datetime(now) if now else datetime.now(UTC))
+            ).total_seconds()
         except (ValueError, TypeError):
             return None
     return seconds if 0 < seconds < float("inf") else None

@@ -4,7 +4,7 @@ What costs a model or a teacher is a *source*: it is asked once and leaves *evid
 A *measure* is a pure function from evidence to one number per example, so adding a measure later asks no model again.
 
 To add a measure to a family, write a function in the family's file and a line in `MEASURES`. To add a family, write a
-file with its measures and the function that gathers their evidence, a record class in `records`, and a line in
+file with its measures and the function that gathers their evidence, a record class in `evidence`, and a line in
 `SOURCES`. A measure of your own needs neither: a recipe names it `my_file:my_measure`.
 """
 
@@ -22,7 +22,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from teachwise.errors import RecipeError
-from teachwise.records import AnswerEvidence, EmbeddingEvidence, Example
+from teachwise.evidence import AnswerEvidence, ChainEvidence, EmbeddingEvidence, VoteEvidence
+from teachwise.records import Example
 from teachwise.tasks import Task
 
 
@@ -93,6 +94,8 @@ class Source:
         passes: Forward passes of a model over a prompt.
         texts: Texts that a model writes.
         calls: Requests to the teacher.
+        right: `file:function` of what is known: whether the answer in each of its texts is right; "" where the answer
+            is that at once.
     """
 
     name: str
@@ -102,12 +105,25 @@ class Source:
     passes: float = 0
     texts: int = 0
     calls: int = 0
+    right: str = ""
+
+    def correct(self, known: Known) -> np.ndarray | None:
+        """(N,) bool: its own answers are right; None where it has none but those at once."""
+        if not self.right:
+            return None
+        found: np.ndarray = _function(self.right)(known)
+        return found
 
     def gather(self, asking: Asking) -> list[Any]:
         """The evidence, one record per example, in order."""
         found: list[Any] = _function(self.do)(asking)
         return found
 
+
+SAMPLES = 5
+"""Texts per question that vote, where a recipe does not say."""
+_CHAIN = ("student", "max_new_tokens")
+_VOTES = (*_CHAIN, "samples", "temperature")
 
 SOURCES = {
     one.name: one
@@ -118,6 +134,9 @@ SOURCES = {
         Source("bare", AnswerEvidence, "gold:bare"),
         Source("embedding", EmbeddingEvidence, "embedding:states", passes=1),
         Source("proxy", AnswerEvidence, "answer:proxy", ("proxy",), passes=1),
+        Source("chain", ChainEvidence, "chain:chains", _CHAIN, passes=1, texts=1, right="chain:chain_correct"),
+        Source("reply", ChainEvidence, "sequence:replies", passes=1, texts=1, right="sequence:reply_correct"),
+        Source("votes", VoteEvidence, "votes:votes", _VOTES, texts=SAMPLES, right="votes:vote_correct"),
     )
 }
 """Where evidence comes from. One whose record is `AnswerEvidence` may stand after `@`: `answer_entropy@fallback`."""
@@ -156,6 +175,11 @@ class Measure:
         if np.isinf(values).any():
             raise RecipeError(f"score: measure {self.name} gave an infinite value", "NaN says: no value")
         return values
+
+    @property
+    def answers_in(self) -> str | None:
+        """The source whose own answers it is about; None where these are the answers at once, or it has several."""
+        return self.needs[0] if len(self.needs) == 1 and SOURCES[self.needs[0]].right else None
 
     @property
     def about(self) -> str:
@@ -212,6 +236,8 @@ def as_lines() -> list[str]:
 
 
 PAPER = "arXiv 2506.21220"
+SEQUENCES = "Malinin and Gales, arXiv 2002.07650"
+VOTES = "self-consistency: Wang et al., arXiv 2203.11171"
 MEASURES = {
     one.name: one
     for one in (
@@ -226,6 +252,31 @@ MEASURES = {
         Measure("gold_cross_entropy", "gold", "nats", source="the paper's authors, later code"),
         Measure("instruction_difficulty", "gold", "nats", ("answer", "bare"), "IFD: Li et al., arXiv 2308.12032"),
         Measure("embedding_error", "embedding", "0-1", ("embedding",), "a forerunner of the paper: arXiv 2503.01688"),
+        Measure("chain_answer", "chain", "nats", ("chain",), PAPER),
+        Measure("chain_max", "chain", "nats", ("chain",), PAPER),
+        Measure("chain_mean", "chain", "nats", ("chain",), PAPER),
+        Measure("chain_gap", "chain", "nats", ("chain",), PAPER),
+        Measure("chain_top_two", "chain", "nats", ("chain",), PAPER),
+        Measure("chain_mix", "chain", "nats", ("chain",), PAPER),
+        Measure("chain_margin", "chain", "0-1", ("chain",), PAPER),
+        Measure("chain_sentence_mean", "chain", "nats", ("chain",), PAPER),
+        Measure("chain_sentence_max", "chain", "nats", ("chain",), PAPER),
+        Measure("chain_sentence_peak", "chain", "nats", ("chain",), PAPER),
+        Measure("chain_tail", "chain", "nats", ("chain",), "the paper's authors, later code"),
+        Measure("chain_tail_max", "chain", "nats", ("chain",), "the paper's authors, later code"),
+        Measure("chain_tail_median", "chain", "nats", ("chain",), "the paper's authors, later code"),
+        Measure("chain_high_share", "chain", "0-1", ("chain",), "the paper's authors, later code"),
+        Measure("chain_surprise", "chain", "nats", ("chain",), SEQUENCES),
+        Measure("chain_sequence", "chain", "nats", ("chain",), SEQUENCES),
+        Measure("sequence_entropy", "sequence", "nats", ("reply",), SEQUENCES),
+        Measure("sequence_surprise", "sequence", "nats", ("reply",), SEQUENCES),
+        Measure("thinking_length", "thinking", "tokens", ("chain",), PAPER),
+        Measure("thinking_entropy", "thinking", "nats", ("chain",), PAPER),
+        Measure("thinking_cut", "thinking", "0-1", ("chain",), PAPER),
+        Measure("vote_entropy", "votes", "nats", ("votes",), VOTES),
+        Measure("vote_agreement", "votes", "0-1", ("votes",), VOTES),
+        Measure("vote_conflict", "votes", "0-1", ("answer", "votes")),
+        Measure("vote_hybrid", "votes", "nats", ("answer", "votes")),
         Measure("question_length", "controls", "characters", ()),
         Measure("option_count", "controls", "options", ()),
         Measure("subject_prior", "controls", "0-1", ()),

@@ -13,8 +13,9 @@ import numpy as np
 
 from teachwise import entropy
 from teachwise.engines import length_batches
+from teachwise.evidence import AnswerEvidence
 from teachwise.measures import Asking, Known
-from teachwise.records import AnswerEvidence, Example, Message
+from teachwise.records import Example, Message
 from teachwise.run_folder import in_parts
 
 ASK = {

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from teachwise.engines import length_batches
+from teachwise.evidence import EmbeddingEvidence
 from teachwise.measures import Asking, Known
 from teachwise.measures.controls import FOLDS, fold_of
-from teachwise.records import EmbeddingEvidence
 from teachwise.run_folder import in_parts
 
 DIRECTIONS = 64

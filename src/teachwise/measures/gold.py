@@ -3,9 +3,9 @@
 New questions have none, so they cannot be scored or routed with these.
 """
 
+from teachwise.evidence import AnswerEvidence
 from teachwise.measures import Asking, Known
 from teachwise.measures.answer import answers
-from teachwise.records import AnswerEvidence
 
 
 def gold_cross_entropy(known: Known) -> list[float]:

@@ -1,7 +1,7 @@
 """The toy teacher behind HTTP: it speaks the OpenAI protocol on the loopback interface.
 
 So the whole path to a paid teacher can be walked offline: requests, token counts, replies that are cut or wrong, and
-malformed requests.
+malformed requests. The same request always gets the same reply at temperature 0; above it, each time another sample.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import socketserver
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -123,6 +124,7 @@ class TeacherServer(ThreadingHTTPServer):
         super().__init__((LOOPBACK, port), _Handler)
         self.seed, self.habits, self.delay_seconds, self.log = seed, habits, delay_seconds, log
         self.n_completions = 0
+        self._asked: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -145,6 +147,14 @@ class TeacherServer(ThreadingHTTPServer):
         """Count one answered completion; safe from many threads."""
         with self._lock:
             self.n_completions += 1
+
+    def sample_of(self, body: object) -> int:
+        """How often these messages were asked before, so that each sample is another one; 0 at temperature 0."""
+        if not isinstance(body, dict) or not body.get("temperature"):
+            return 0
+        with self._lock:
+            self._asked[key := json.dumps(body.get("messages"))] += 1
+            return self._asked[key] - 1
 
     def start(self) -> TeacherServer:
         """Answer requests from a background thread."""
@@ -192,7 +202,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _complete(self, raw: bytes) -> None:
         teacher = self.server
         try:
-            answer = complete(json.loads(raw), seed=teacher.seed, habits=teacher.habits)
+            body = json.loads(raw)
+            answer = complete(body, seed=teacher.seed + teacher.sample_of(body), habits=teacher.habits)
         except BadRequest as error:
             self._refuse(400, str(error), error.param)
         except ValueError as error:
