@@ -8,7 +8,7 @@ DONE   := $(VENV)/.installed
 .PHONY: help setup demo test check static fmt docs bench bench-faults bench-replay results-measures toy clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 $(DONE): pyproject.toml constraints.txt
 	@echo "making the environment in $(VENV) (about 2 GB; the first time takes a few minutes)"
