@@ -16,12 +16,12 @@ from typing import Any
 
 from faulty_server import made_reply
 
-from teachwise import buying, pace
-from teachwise.engines.openai import OpenAiTeacher
 from teachwise.errors import GateError, TeacherError
-from teachwise.ledger import Ledger, Reserved
-from teachwise.prices import Limits
 from teachwise.request import Reply, Request
+from teachwise.teacher import buying, pace
+from teachwise.teacher.ledger import Ledger, Reserved
+from teachwise.teacher.openai import OpenAiTeacher
+from teachwise.teacher.prices import Limits
 
 PHASES = (
     "starting",

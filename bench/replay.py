@@ -9,7 +9,7 @@ thirds of a word there. First all is bought with 64 in flight while 5% of the re
 
     plain            the openai SDK as anybody would use it: 64 threads, one client, no ledger
     plain_closing    the same without using a connection twice, as our client never does
-    buy              `teachwise.buying.buy`
+    buy              `teachwise.teacher.buying.buy`
     buy_no_fsync     the same with a ledger that does not wait for the disk
 
 Every measurement is a process of its own and covers all requests, from the first to the last, without imports. What is
@@ -37,10 +37,10 @@ import pyarrow.parquet as pq
 from faults import read_log, serving
 from faulty_server import CALM, key_of
 
-from teachwise.buying import Terms, buy
-from teachwise.engines.openai import OpenAiTeacher
-from teachwise.ledger import Ledger
 from teachwise.request import Reply, Request
+from teachwise.teacher.buying import Terms, buy
+from teachwise.teacher.ledger import Ledger
+from teachwise.teacher.openai import OpenAiTeacher
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 QUESTIONS = "mmlu_pro_qwen25_3b_entropy.parquet"

@@ -25,11 +25,12 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from results_page import results_part
 
-from teachwise import evidence, ledger_schema, lessons, plan, records
+from teachwise import evidence, lessons, plan, records
 from teachwise.measures import MEASURES, cost_in_words
 from teachwise.recipe import Recipe
 from teachwise.sections import Arm, Stage
 from teachwise.steps import STEPS, Step, step_named
+from teachwise.teacher import ledger_schema
 
 HERE = Path(__file__).parent
 RECIPE_HEAD = """# The recipe

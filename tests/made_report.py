@@ -4,7 +4,7 @@ from made_records import rationale
 from teachwise import browse
 from teachwise.records import Example, Prediction, Score
 from teachwise.report import histogram, page
-from teachwise.verify import REASONS, band_row, teacher_verdict, what_to_do
+from teachwise.teacher.verify import REASONS, band_row, teacher_verdict, what_to_do
 
 NASTY = """<b>&"'arm"""
 LONG = "an arm whose name somebody made far longer than any table or chart has room for, with reasons"

@@ -6,14 +6,14 @@ from contextlib import closing
 from made_records import rationale
 from teachwise.compare import compare_arms
 from teachwise.guard import summary
-from teachwise.ledger import LEDGER, Ledger
 from teachwise.lessons import Skipped
 from teachwise.recipe import Recipe
 from teachwise.records import Assignment, Example, Hit, Prediction, Rationale, Score, Unusable
 from teachwise.request import Reply, Request, no_reply
 from teachwise.run_folder import Run, Unit, write_json, write_records
+from teachwise.teacher.ledger import LEDGER, Ledger
+from teachwise.teacher.verify import REASONS
 from teachwise.validate import validate_scores
-from teachwise.verify import REASONS
 
 ARMS = {
     "base": {"policy": "none"},

@@ -9,13 +9,13 @@ import pytest
 from teachwise import cli
 from teachwise.account import Sum, account_of, export_requests, told
 from teachwise.errors import DataError
-from teachwise.ledger import Ledger
-from teachwise.lifeline import locks_held
-from teachwise.prices import Price
 from teachwise.request import Reply, Request, no_reply
 from teachwise.run_folder import RESOLVED, write_text
 from teachwise.tasks import load_task
 from teachwise.teach import requests_for
+from teachwise.teacher.ledger import Ledger
+from teachwise.teacher.lifeline import locks_held
+from teachwise.teacher.prices import Price
 from test_plan import PRICES, UNITS, N, recipe, routed  # noqa: F401 - fixtures
 
 REQUEST = Request("big", ({"role": "user", "content": "1 + 1?"},), 100, 0.0, "v")
@@ -131,7 +131,7 @@ def test_a_lock_that_may_not_be_tried_counts_as_held(bare, monkeypatch):
     lock = bare.with_name(".shared.sqlite.one.lock")
     lock.touch()
     assert locks_held(bare) == []
-    monkeypatch.setattr("teachwise.lifeline.FileLock", refuse)
+    monkeypatch.setattr("teachwise.teacher.lifeline.FileLock", refuse)
     assert locks_held(bare) == [lock]
 
 

@@ -13,8 +13,8 @@ import pytest
 from filelock import FileLock
 
 from complaint import assert_kept, assert_told, content_of, teachwise, write_recipe
-from teachwise import ledger_file
-from teachwise.ledger import Ledger
+from teachwise.teacher import ledger_file
+from teachwise.teacher.ledger import Ledger
 
 ROOM = "make room and run the same command again"
 MOVE = "a file stands where a folder is wanted"

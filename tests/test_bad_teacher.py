@@ -15,8 +15,8 @@ from werkzeug import Response
 
 from complaint import NOBODY, assert_told, teachwise, write_recipe
 from teachwise import open_run
-from teachwise.buying import HOPELESS
-from teachwise.ledger import Ledger
+from teachwise.teacher.buying import HOPELESS
+from teachwise.teacher.ledger import Ledger
 from teachwise.toy.server import complete
 from teachwise.toy.teacher import FLAWLESS
 
@@ -50,7 +50,7 @@ TEACHER_CASES = {
 
 @pytest.fixture
 def no_waiting(monkeypatch):
-    monkeypatch.setattr("teachwise.buying.pause_seconds", lambda attempt: 0.0)
+    monkeypatch.setattr("teachwise.teacher.buying.pause_seconds", lambda attempt: 0.0)
 
 
 @pytest.mark.parametrize("name", TEACHER_CASES)

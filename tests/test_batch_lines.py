@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_provider import ANSWER, completion
-from teachwise.batch_lines import read_line, reply_of, request_line
 from teachwise.request import Request
+from teachwise.teacher.batch_lines import read_line, reply_of, request_line
 
 REQUEST = Request("big", ({"role": "user", "content": "question 0 ?"},), 64, 0.0, "1", options={"top_p": 0.5})
 KEY = REQUEST.key

@@ -15,16 +15,16 @@ import pytest
 
 import batch_provider
 from batch_provider import ANSWER, TOKENS, answered, completion, not_answered
-from teachwise import batch_calls, batch_note, batches
 from teachwise.account import account_of, told
-from teachwise.batch_note import batch_folder
-from teachwise.batches import await_batches, buy_in_batches
-from teachwise.buying import Terms
-from teachwise.engines.openai import OpenAiTeacher
 from teachwise.errors import GateError, TeacherError
-from teachwise.ledger import Ledger
-from teachwise.prices import Limits, Price
 from teachwise.request import Request
+from teachwise.teacher import batch_calls, batch_note, batches
+from teachwise.teacher.batch_note import batch_folder
+from teachwise.teacher.batches import await_batches, buy_in_batches
+from teachwise.teacher.buying import Terms
+from teachwise.teacher.ledger import Ledger
+from teachwise.teacher.openai import OpenAiTeacher
+from teachwise.teacher.prices import Limits, Price
 
 KEY = "sk-very-secret-1234567890"
 
@@ -121,7 +121,7 @@ def test_what_the_ledger_holds_is_not_asked_again(provider, tmp_path):
 
 
 def test_many_requests_are_several_files(provider, tmp_path, monkeypatch):
-    monkeypatch.setattr("teachwise.batch_lines.MOST_LINES", 2)
+    monkeypatch.setattr("teachwise.teacher.batch_lines.MOST_LINES", 2)
     _, sums = bought(provider, tmp_path, 5)
     assert sums["requests"] == {"ok": 5}
     assert len(provider.batches) == 3
@@ -129,7 +129,7 @@ def test_many_requests_are_several_files(provider, tmp_path, monkeypatch):
 
 
 def test_a_file_stays_below_the_provider_s_size(provider, tmp_path, monkeypatch):
-    monkeypatch.setattr("teachwise.batch_lines.MOST_BYTES", 450)
+    monkeypatch.setattr("teachwise.teacher.batch_lines.MOST_BYTES", 450)
     bought(provider, tmp_path, 5)
     assert len(provider.batches) > 2
     assert all(len(provider.files[f"file-{i + 1}"]) <= 450 for i in range(len(provider.batches)))
@@ -698,11 +698,11 @@ def test_two_processes_that_share_a_ledger_make_one_batch_of_what_both_want(prov
 CHILD = """
 import sys
 from pathlib import Path
-from teachwise import batch_calls, batches
-from teachwise.batch_note import batch_folder
-from teachwise.buying import Terms
-from teachwise.engines.openai import OpenAiTeacher
-from teachwise.ledger import Ledger
+from teachwise.teacher import batch_calls, batches
+from teachwise.teacher.batch_note import batch_folder
+from teachwise.teacher.buying import Terms
+from teachwise.teacher.openai import OpenAiTeacher
+from teachwise.teacher.ledger import Ledger
 from teachwise.request import Request
 
 batches.POLL_SECONDS, batch_calls.LISTED_SECONDS = 0.02, 0.0

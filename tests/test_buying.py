@@ -19,13 +19,13 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
 from stand_in_teacher import ScriptedTeacher, fine
-from teachwise import buying, interrupt, ledger_file, meter, pace
-from teachwise.buying import ATTEMPTS, HOPELESS, PATIENCE_SECONDS, TRIES, Terms, buy
-from teachwise.engines.openai import OpenAiTeacher
 from teachwise.errors import DataError, GateError, TeacherError
-from teachwise.ledger import Ledger
-from teachwise.prices import Limits, Price
 from teachwise.request import Reply, Request, no_reply
+from teachwise.teacher import buying, interrupt, ledger_file, meter, pace
+from teachwise.teacher.buying import ATTEMPTS, HOPELESS, PATIENCE_SECONDS, TRIES, Terms, buy
+from teachwise.teacher.ledger import Ledger
+from teachwise.teacher.openai import OpenAiTeacher
+from teachwise.teacher.prices import Limits, Price
 
 TIME_OUT = no_reply("no whole reply within 600 seconds", "unanswered")
 BROKEN = no_reply("503: overloaded", "unavailable")
@@ -620,11 +620,11 @@ CLIENT = """
 import sys, time
 from contextlib import closing
 from pathlib import Path
-from teachwise.buying import Terms, buy
-from teachwise.engines.openai import OpenAiTeacher
+from teachwise.teacher.buying import Terms, buy
+from teachwise.teacher.openai import OpenAiTeacher
 from teachwise.errors import GateError
-from teachwise.ledger import Ledger
-from teachwise.prices import Limits
+from teachwise.teacher.ledger import Ledger
+from teachwise.teacher.prices import Limits
 from teachwise.request import Request
 path, url, first, last, concurrency, cap = sys.argv[1:7]
 messages = [({"role": "user", "content": f"question {number}"},) for number in range(int(first), int(last))]

@@ -19,7 +19,7 @@ from teachwise.compare import (
 from teachwise.records import Prediction, Score
 from teachwise.run_folder import Unit
 from teachwise.stats import wilson
-from teachwise.verify import FAILURE, REASONS
+from teachwise.teacher.verify import FAILURE, REASONS
 
 MODES = ("direct", "cot", "routed")
 COUNTS = {

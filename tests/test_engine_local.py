@@ -12,12 +12,12 @@ import torch
 from transformers import BloomConfig, LlamaConfig, LlamaForCausalLM
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
-from teachwise.engines import load_teacher
 from teachwise.engines.hf import HfEngine
 from teachwise.engines.local import LocalTeacher
 from teachwise.engines.rolling import RollingBatch, Row, StaticBatch, _write, cannot_roll
 from teachwise.errors import TeacherError
 from teachwise.request import Request
+from teachwise.teacher.engine import load_teacher
 from teachwise.toy.benchmark import draw, user_message
 from test_engine_hf import CONFIGS, N_VOCABULARY, SHAPE, counting_model, saved, texts
 

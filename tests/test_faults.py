@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from teachwise.engines.openai import OpenAiTeacher
-from teachwise.ledger import Ledger
 from teachwise.request import Reply, Request
+from teachwise.teacher.ledger import Ledger
+from teachwise.teacher.openai import OpenAiTeacher
 
 BENCH = Path(__file__).parents[1] / "bench"
 MOST_SECONDS = 240

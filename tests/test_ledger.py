@@ -10,11 +10,11 @@ from dataclasses import replace
 
 import pytest
 
-from teachwise import ledger_file
 from teachwise.errors import DataError
-from teachwise.ledger import Ledger
-from teachwise.prices import Limits, Price, Spent
 from teachwise.request import Reply, Request, no_reply
+from teachwise.teacher import ledger_file
+from teachwise.teacher.ledger import Ledger
+from teachwise.teacher.prices import Limits, Price, Spent
 
 REQUEST = Request("big", ({"role": "user", "content": "1 + 1?"},), 100, 0.0, "mc-1")
 REPLY = Reply("Two. [[B]]", "stop", 12, 30)
@@ -361,7 +361,7 @@ def test_a_group_is_one_write(ledger):
 
 
 def test_sums_and_what_is_under_way_are_read_from_an_index(ledger):
-    from teachwise.ledger_schema import BY_MODEL, SPENT
+    from teachwise.teacher.ledger_schema import BY_MODEL, SPENT
 
     for sql in (SPENT, BY_MODEL):
         plan = str(ledger._db.execute(f"EXPLAIN QUERY PLAN {sql}", (1.0, 2.0) if "?" in sql else ()).fetchall())
@@ -427,7 +427,7 @@ def test_a_ledger_of_the_first_version_is_brought_up_and_nothing_paid_for_is_los
 
 
 def test_a_ledger_of_the_second_version_gets_its_new_columns_and_keeps_every_reply(path):
-    from teachwise.ledger_schema import _NEW, OVERS
+    from teachwise.teacher.ledger_schema import _NEW, OVERS
 
     reply = Reply("so [[B]]", "stop", 12, 30, reasoning="hm")
     with closing(Ledger(path)) as ledger:
@@ -486,7 +486,7 @@ def test_all_that_says_who_answered_and_what_came_raw_is_kept(ledger):
 
 def test_a_ledger_that_is_killed_while_it_is_brought_up_is_as_it_was(path, monkeypatch):
     write_first(path)
-    monkeypatch.setattr("teachwise.ledger_schema.SCHEMA", "no SQL")
+    monkeypatch.setattr("teachwise.teacher.ledger_schema.SCHEMA", "no SQL")
     with pytest.raises(sqlite3.OperationalError):
         Ledger(path)
     monkeypatch.undo()
@@ -510,7 +510,7 @@ WRITER = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from teachwise.ledger import Ledger
+from teachwise.teacher.ledger import Ledger
 from teachwise.request import Reply, Request
 request = Request("big", ({"role": "user", "content": "1 + 1?"},), 100, 0.0, "mc-1")
 ledger = Ledger(Path(sys.argv[1]))
@@ -545,7 +545,7 @@ def test_kill_9_loses_no_committed_reply(path, wanted):
 OPENER = """
 import sys, time
 from pathlib import Path
-from teachwise.ledger import Ledger
+from teachwise.teacher.ledger import Ledger
 from teachwise.request import Request
 sys.stdin.readline()
 for number in range(12):

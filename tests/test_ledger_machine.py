@@ -9,9 +9,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from teachwise.ledger import Ledger
-from teachwise.prices import Limits, Price
 from teachwise.request import Reply, Request, no_reply
+from teachwise.teacher.ledger import Ledger
+from teachwise.teacher.prices import Limits, Price
 
 PRICES = [Price(3.0, 7.0, 1.0), Price(6.0, 14.0), Price(30.0, 70.0, 10.0)]
 PRICE = PRICES[0]

@@ -1,6 +1,6 @@
 """Lock files: who lives is seen by others, and what the dead left is swept away."""
 
-from teachwise.lifeline import Lifeline
+from teachwise.teacher.lifeline import Lifeline
 
 
 def locks(path):

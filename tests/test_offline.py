@@ -8,13 +8,13 @@ import pytest
 import batch_provider
 from batch_provider import ANSWER, answered, completion, not_answered
 from complaint import assert_told, teachwise, write_recipe
-from teachwise.buying import Terms
 from teachwise.errors import GateError, RecipeError
-from teachwise.ledger import Ledger
-from teachwise.offline import buy_from_files
-from teachwise.prices import Limits
 from teachwise.recipe import load_recipe
 from teachwise.request import Request
+from teachwise.teacher.buying import Terms
+from teachwise.teacher.ledger import Ledger
+from teachwise.teacher.offline import buy_from_files
+from teachwise.teacher.prices import Limits
 
 
 def requests_of(n):
@@ -183,7 +183,7 @@ def test_usage_that_is_not_said_counts_as_all_that_may_have_been_used(buy, total
 
 
 def test_many_requests_are_several_files_and_old_ones_go(buy, tmp_path, monkeypatch):
-    monkeypatch.setattr("teachwise.batch_lines.MOST_LINES", 2)
+    monkeypatch.setattr("teachwise.teacher.batch_lines.MOST_LINES", 2)
     with pytest.raises(GateError, match=r"requests-001.jsonl and 2 more files"):
         buy(5)
     put(tmp_path, "1", *(answered(key) for key in KEYS[:4]))
@@ -213,7 +213,7 @@ def test_the_command_writes_one_set_of_files_for_all_arms_and_goes_on_from_the_r
 
 
 def test_the_command_buys_in_one_batch_for_all_arms(tmp_path, monkeypatch):
-    monkeypatch.setattr("teachwise.batches.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("teachwise.teacher.batches.POLL_SECONDS", 0.01)
     with batch_provider.served() as provider:
         recipe, out = write_recipe(tmp_path, url=provider.base_url), tmp_path / "run"
         code, _, err = teachwise("teach", recipe, BATCH, "--yes", "--out", out)
@@ -224,7 +224,7 @@ def test_the_command_buys_in_one_batch_for_all_arms(tmp_path, monkeypatch):
 
 
 def test_a_recipe_that_was_changed_while_a_batch_ran_fetches_it_and_every_page_names_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("teachwise.batches.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("teachwise.teacher.batches.POLL_SECONDS", 0.01)
 
     def stop(*_):
         raise KeyboardInterrupt
@@ -232,7 +232,7 @@ def test_a_recipe_that_was_changed_while_a_batch_ran_fetches_it_and_every_page_n
     with batch_provider.served() as provider:
         recipe, out = write_recipe(tmp_path, url=provider.base_url), tmp_path / "run"
         with monkeypatch.context() as patch:
-            patch.setattr("teachwise.batch_calls.Provider.look", stop)
+            patch.setattr("teachwise.teacher.batch_calls.Provider.look", stop)
             assert teachwise("teach", recipe, BATCH, "--yes", "--out", out)[0] == 130
         changed = ("teacher.max_tokens=321", "--out", out)
         for words in (("plan", recipe, *changed), ("ledger", out)):

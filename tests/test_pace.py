@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from teachwise.pace import COOL_SECONDS, MOST_COOL_SECONDS, REPLIES_FOR_MORE, Pace
+from teachwise.teacher.pace import COOL_SECONDS, MOST_COOL_SECONDS, REPLIES_FOR_MORE, Pace
 
 
 def depart(pace, now, n=1, tokens=10):

@@ -11,10 +11,8 @@ from werkzeug import Response
 from teachwise import consent, plan_text
 from teachwise.consent import ask_before_buying, threshold_passed
 from teachwise.errors import GateError, TeacherError
-from teachwise.ledger import Ledger
 from teachwise.pipeline import make_plan, run_recipe
 from teachwise.plan import PILOT, Planned, pilot_of, plan, plan_pilot, spread
-from teachwise.prices import Price
 from teachwise.recipe import load_recipe
 from teachwise.records import Assignment, Score, read_records
 from teachwise.request import Reply
@@ -22,6 +20,8 @@ from teachwise.run_folder import Unit
 from teachwise.tasks import load_task
 from teachwise.tasks.table import write_table
 from teachwise.teach import requests_for
+from teachwise.teacher.ledger import Ledger
+from teachwise.teacher.prices import Price
 from teachwise.wishes import basis_for, rate_of, wishes
 from test_console import Terminal, answer_after, teachwise
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from teachwise.prices import _PUBLISHED, PRICES_OF, Limits, Price, Spent, dollars, published_price
 from teachwise.sections import Prices
+from teachwise.teacher.prices import _PUBLISHED, PRICES_OF, Limits, Price, Spent, dollars, published_price
 
 
 def test_input_cached_input_and_output_are_priced_apart():

@@ -22,11 +22,11 @@ from made_report import NASTY, PRICE, auc, cut_short, html_of, interval, make, m
 from made_run import make_run
 from teachwise import browse, drawing
 from teachwise.guard import CONTAMINATION
-from teachwise.prices import Price
 from teachwise.records import Example, Hit, Score
 from teachwise.report import example_rows, histogram, page, report_data, result_table, write_report
 from teachwise.run_folder import Unit, write_records
 from teachwise.stats import roc_band
+from teachwise.teacher.prices import Price
 
 VOID = {"meta", "link", "br", "circle", "line", "path", "polygon", "rect", "input", "wbr"}
 

@@ -16,13 +16,14 @@ from dataclasses import replace
 import pytest
 
 from made_records import rationale
-from teachwise import delivery, teach
+from teachwise import teach
 from teachwise.errors import GateError, TeacherError
-from teachwise.ledger import Ledger
 from teachwise.records import Assignment, Hit, Rationale, Score
 from teachwise.request import Reply, no_reply
 from teachwise.run_folder import Unit
 from teachwise.tasks.toy import Toy
+from teachwise.teacher import delivery
+from teachwise.teacher.ledger import Ledger
 from teachwise.toy import server as toy_server
 from teachwise.toy.teacher import FLAWLESS, Habits
 

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from made_records import rationale
-from teachwise.prices import Price
 from teachwise.records import Example
 from teachwise.request import Reply, Request, no_reply
 from teachwise.sampling import bands_of
 from teachwise.tasks.multiple_choice import MultipleChoice
 from teachwise.tasks.table import read_table
 from teachwise.tasks.toy import Toy
-from teachwise.verify import (
+from teachwise.teacher.prices import Price
+from teachwise.teacher.verify import (
     FAILURE,
     REASONS,
     Keep,

@@ -16,19 +16,20 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from teachwise.buying import Terms, buy
-    from teachwise.engines import length_batches, load_teacher
+    from teachwise.engines import length_batches
     from teachwise.engines.hf import HfEngine
     from teachwise.evaluate import routing_threshold
-    from teachwise.ledger import Ledger
     from teachwise.pipeline import run, run_recipe
-    from teachwise.prices import Limits
     from teachwise.recipe import load_recipe
     from teachwise.request import Request
     from teachwise.run_folder import Run, Unit, open_run
     from teachwise.sampling import cut_bands
     from teachwise.stats import bootstrap_difference, bootstrap_mean, roc_auc
     from teachwise.tasks import load_task
+    from teachwise.teacher.buying import Terms, buy
+    from teachwise.teacher.engine import load_teacher
+    from teachwise.teacher.ledger import Ledger
+    from teachwise.teacher.prices import Limits
     from teachwise.toy_demo import demo
     from teachwise.trainer import Row, Settings, train_stage
 
@@ -45,12 +46,12 @@ _HOME = {
     "length_batches": "engines",
     "roc_auc": "stats",
     "cut_bands": "sampling",
-    "load_teacher": "engines",
-    "Ledger": "ledger",
+    "load_teacher": "teacher.engine",
+    "Ledger": "teacher.ledger",
     "Request": "request",
-    "buy": "buying",
-    "Terms": "buying",
-    "Limits": "prices",
+    "buy": "teacher.buying",
+    "Terms": "teacher.buying",
+    "Limits": "teacher.prices",
     "Row": "trainer",
     "Settings": "trainer",
     "train_stage": "trainer",

@@ -20,15 +20,15 @@ from typing import Any
 from filelock import FileLock
 
 from teachwise.errors import DataError
-from teachwise.ledger import Ledger
-from teachwise.ledger_file import copied
-from teachwise.ledger_file import told as told_of
-from teachwise.ledger_schema import EACH, SUMS
-from teachwise.lifeline import locks_held
 from teachwise.plan_text import columns, waits_in_batch
-from teachwise.prices import dollars
 from teachwise.recipe import Recipe, load_recipe
 from teachwise.run_folder import RESOLVED, Run, Unit, atomic
+from teachwise.teacher.ledger import Ledger
+from teachwise.teacher.ledger_file import copied
+from teachwise.teacher.ledger_file import told as told_of
+from teachwise.teacher.ledger_schema import EACH, SUMS
+from teachwise.teacher.lifeline import locks_held
+from teachwise.teacher.prices import dollars
 from teachwise.wishes import wishes
 
 

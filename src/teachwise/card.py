@@ -6,9 +6,9 @@ from typing import Any
 import yaml
 
 from teachwise.figures import percent, points
-from teachwise.prices import dollars
+from teachwise.teacher.prices import dollars
+from teachwise.teacher.verify import FAILURE
 from teachwise.teacher_wording import usable_of
-from teachwise.verify import FAILURE
 from teachwise.wording import WAYS
 
 _LOADERS = {

@@ -5,13 +5,14 @@ Nothing is loaded, sent or fetched, so this takes a second; what lies on the hub
 
 import os
 
-from teachwise.engines import check_key, find_model
+from teachwise.engines import find_model
 from teachwise.guard import in_words
 from teachwise.prepare import read_source
 from teachwise.recipe import Recipe
 from teachwise.score import table_scores
 from teachwise.tasks import load_task
 from teachwise.tasks.table import is_hub_name
+from teachwise.teacher.engine import check_key
 
 
 def look_over(recipe: Recipe) -> list[str]:

@@ -21,8 +21,8 @@ from teachwise.records import Driven, Example, Mode, Prediction, Rationale, Scor
 from teachwise.run_folder import Run, Unit, write_json
 from teachwise.sampling import bands_of
 from teachwise.stats import Interval, bootstrap_difference, bootstrap_mean, mcnemar_exact, wilson
+from teachwise.teacher.verify import REASONS, by_band, teacher_verdict, what_to_do
 from teachwise.teacher_wording import lacks, priced
-from teachwise.verify import REASONS, by_band, teacher_verdict, what_to_do
 from teachwise.wording import WAYS
 
 

@@ -6,8 +6,8 @@ from teachwise.console import ask, can_ask, say
 from teachwise.errors import GateError
 from teachwise.plan import Plan
 from teachwise.plan_text import summary
-from teachwise.prices import dollars
 from teachwise.recipe import Recipe
+from teachwise.teacher.prices import dollars
 
 _LOOK = "`teachwise plan RECIPE` shows what is bought; go on with --yes (in Python: yes=True), or move {}"
 

@@ -18,18 +18,18 @@ from rich.markup import escape
 from teachwise.changes import changes
 from teachwise.consent import ask_before_buying
 from teachwise.console import say, watching
-from teachwise.engines import check_key
 from teachwise.errors import GateError, RecipeError
-from teachwise.ledger import Ledger
 from teachwise.live_view import View
 from teachwise.plan import Plan, buy_pilot, pilot_of, plan, plan_pilot, write_plan
 from teachwise.plan_text import line
-from teachwise.prices import Spent
 from teachwise.recipe import Recipe, find_recipe, load_recipe
 from teachwise.records import FAILING
 from teachwise.run_folder import RESOLVED, Run, Unit, drop_parts, write_text
 from teachwise.run_log import LOG, logged, secret_values
 from teachwise.steps import STEPS, Step, key_of, partial_key, settled_key, step_named, units_of
+from teachwise.teacher.engine import check_key
+from teachwise.teacher.ledger import Ledger
+from teachwise.teacher.prices import Spent
 
 BEFORE_TEACH = ("prepare", "score", "validate", "route")
 """Steps up to which a run needs no teacher."""

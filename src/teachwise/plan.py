@@ -5,14 +5,14 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from teachwise.delivery import deliver
 from teachwise.estimate import Ask, Basis, Range, cost_of, requests_of
 from teachwise.footprint import Footprint, footprint
-from teachwise.ledger import Ledger
-from teachwise.prices import Limits, Price, Spent, host_of
 from teachwise.recipe import Recipe
 from teachwise.run_folder import Run, Unit, write_records
 from teachwise.teach import terms_of
+from teachwise.teacher.delivery import deliver
+from teachwise.teacher.ledger import Ledger
+from teachwise.teacher.prices import Limits, Price, Spent, host_of
 from teachwise.wishes import Wish, basis_for, wishes
 
 PILOT = 16

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from teachwise.duration import took
 from teachwise.estimate import Range
 from teachwise.plan import PLANNED, Plan
-from teachwise.prices import dollars
+from teachwise.teacher.prices import dollars
 
 SHOWN = 5
 """Examples that are shown; all are in the table."""

@@ -16,9 +16,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from teachwise.errors import RecipeError
-from teachwise.ledger import LEDGER
 from teachwise.measures import SOURCES, find_measure
-from teachwise.prices import Price, published_price
 from teachwise.sampling import EDGES
 from teachwise.section import Fraction, Section, Seed, fault_at
 from teachwise.sections import (
@@ -35,7 +33,9 @@ from teachwise.sections import (
     Validate,
 )
 from teachwise.strict_yaml import Place, read_mapping, read_override, take_over, validated
-from teachwise.verify import Keep
+from teachwise.teacher.ledger import LEDGER
+from teachwise.teacher.prices import Price, published_price
+from teachwise.teacher.verify import Keep
 
 
 class Recipe(Section):
@@ -126,7 +126,7 @@ class Recipe(Section):
     @property
     def is_free(self) -> bool:
         """Whether the teacher costs no money: it is on this machine, and the recipe names no price for it."""
-        from teachwise.engines.openai import is_here  # not above: the SDK behind it is slow to load
+        from teachwise.teacher.openai import is_here  # not above: the SDK behind it is slow to load
 
         is_own = self.teacher.engine == "hf" or is_here(self.teacher.base_url)
         return is_own and self.budget.prices is None

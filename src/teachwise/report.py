@@ -26,15 +26,15 @@ from rich.table import Table
 from teachwise import browse, charts, drawing, figures, teacher_wording, wording
 from teachwise.duration import took
 from teachwise.guard import CONTAMINATION, in_words, summary
-from teachwise.ledger import Ledger
 from teachwise.lessons import Skipped
-from teachwise.prices import dollars
 from teachwise.recipe import Recipe
 from teachwise.records import Assignment, Driven, Example, Hit, Prediction, Rationale, Score, Unusable, by_id, driving
 from teachwise.run_folder import Run, Unit, write_json, write_text
 from teachwise.sampling import bands_of
 from teachwise.stats import roc_band
 from teachwise.tasks.table import write_table
+from teachwise.teacher.ledger import Ledger
+from teachwise.teacher.prices import dollars
 
 LIBRARIES = ("teachwise", "torch", "transformers", "trl", "peft", "datasets", "numpy")
 ON_A_PAGE = 10

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 RESOLVED = "resolved.yaml"
 """The recipe of a run, every default filled in; not `recipe.yaml`, since a user's own may lie in the same folder."""
-FORMAT = 1
+FORMAT = 2
 """Raised when the meaning of a file in the run folder changes; older runs are then done again."""
 
 

@@ -8,13 +8,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from teachwise.engines import address_fault
 from teachwise.errors import RecipeError
 from teachwise.measures import BESIDE, SAMPLES, find_measure
-from teachwise.prices import Limits
 from teachwise.records import Give
 from teachwise.sampling import EDGES
 from teachwise.section import Fraction, Name, Positive, Section, fault_at, speed
+from teachwise.teacher.engine import address_fault
+from teachwise.teacher.prices import Limits
 
 TaskName = Literal["multiple_choice", "mmlu_pro", "toy", "toy_open"]
 

@@ -19,20 +19,20 @@ from typing import Any
 
 from rich.markup import escape
 
-from teachwise.buying import Terms
 from teachwise.console import say
-from teachwise.delivery import deliver
 from teachwise.errors import TeacherError
 from teachwise.guard import CONTAMINATION, recited, settle
-from teachwise.ledger import Ledger
-from teachwise.prices import host_of
 from teachwise.recipe import Recipe
 from teachwise.records import Assignment, Example, Hit, Rationale, Score, by_id, driving
 from teachwise.request import Reply, Request
 from teachwise.run_folder import Run, Unit, write_records, write_text
 from teachwise.sampling import bands_of
 from teachwise.tasks import Task, load_task
-from teachwise.verify import (
+from teachwise.teacher.buying import Terms
+from teachwise.teacher.delivery import deliver
+from teachwise.teacher.ledger import Ledger
+from teachwise.teacher.prices import host_of
+from teachwise.teacher.verify import (
     FAILURE,
     REASONS,
     Tries,

@@ -6,8 +6,8 @@ from typing import Any
 from markupsafe import Markup
 
 from teachwise.figures import number, percent
-from teachwise.prices import dollars
-from teachwise.verify import FAILURE
+from teachwise.teacher.prices import dollars
+from teachwise.teacher.verify import FAILURE
 
 VERDICTS = {
     "wrong": "wrong",

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from teachwise.estimate import Ask, Basis, Judged, Seen
-from teachwise.ledger import Ledger
 from teachwise.recipe import Recipe
 from teachwise.records import Assignment, Example, Score, by_id, driving
 from teachwise.request import RESULTS, Reply, Request
@@ -17,7 +16,8 @@ from teachwise.run_folder import Run, Unit
 from teachwise.sampling import band_sizes, cut_bands
 from teachwise.tasks import Task, load_task
 from teachwise.teach import requests_for, wanted
-from teachwise.verify import Tries, is_kept, next_request, verdict_of
+from teachwise.teacher.ledger import Ledger
+from teachwise.teacher.verify import Tries, is_kept, next_request, verdict_of
 
 BUSY_SECONDS = 60.0
 """A longer silence between two replies is a pause, and is left out of the rate at which they came."""

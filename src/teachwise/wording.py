@@ -7,8 +7,8 @@ from markupsafe import Markup
 
 from teachwise.figures import listed, number, percent, points
 from teachwise.records import FAILING
+from teachwise.teacher.verify import FAILURE
 from teachwise.teacher_wording import lacks, priced, teacher_warnings, usable_of
-from teachwise.verify import FAILURE
 
 FEW_QUESTIONS = 100
 """With fewer test questions the first lines say that the run proves nothing."""

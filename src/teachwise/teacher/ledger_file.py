@@ -8,7 +8,7 @@ from pathlib import Path
 
 from teachwise.duration import took
 from teachwise.errors import DataError
-from teachwise.ledger_schema import COLUMNS, bring_up, columns_of, is_known
+from teachwise.teacher.ledger_schema import COLUMNS, bring_up, columns_of, is_known
 
 _COPY = "keep a copy, it says what was paid for: `sqlite3 {} .recover` may save it; without it, all is bought again"
 _REFUSALS = {

@@ -12,11 +12,11 @@ from typing import Any
 
 from rich.markup import escape
 
-from teachwise.buying import Terms, buy
 from teachwise.console import say
-from teachwise.engines import load_teacher
-from teachwise.ledger import Ledger
 from teachwise.request import Reply, Request
+from teachwise.teacher.buying import Terms, buy
+from teachwise.teacher.engine import load_teacher
+from teachwise.teacher.ledger import Ledger
 
 OFFLINE = "offline"
 """Folder of a run in which requests wait in files."""
@@ -48,10 +48,10 @@ def deliver(
         if engine_options["engine"] != "openai":
             with closing(load_teacher(**engine_options)) as engine:
                 return buy(requests, engine, ledger, terms)
-        from teachwise.batch_note import batch_folder
-        from teachwise.batches import await_batches, buy_in_batches, held_in_batches
-        from teachwise.engines.openai import OpenAiTeacher
-        from teachwise.offline import buy_from_files
+        from teachwise.teacher.batch_note import batch_folder
+        from teachwise.teacher.batches import await_batches, buy_in_batches, held_in_batches
+        from teachwise.teacher.offline import buy_from_files
+        from teachwise.teacher.openai import OpenAiTeacher
 
         field, offline = str(engine_options["limit_field"]), root / OFFLINE
         if delivery == "files" and not held_in_batches(requests, ledger):

@@ -7,7 +7,7 @@ first one was billed. An engine makes one attempt and says how it ended; `buying
     500, 503, 529 and other 5xx                the server stumbled: not billed
     no connection to be made                   absent: never left
     408, 502, 504, 520, 524; time-out; cut off nobody knows: a server behind may have answered, and billed
-    200 with choices, or with tokens written   a result, also where no text can be read: then it is kept as it came
+    200 with choices                           a result, also where no text can be read: then it is kept as it came
     200 with anything else                     nobody knows
     400 or 403 for what the prompt says        refused, a result
     any other 4xx                              rejected
@@ -33,10 +33,10 @@ from urllib.parse import urlsplit
 import openai
 from openai.types.chat import ChatCompletion
 
-from teachwise.engines import check_key
 from teachwise.errors import TeacherError
-from teachwise.prices import host_of
 from teachwise.request import Fault, Reply, Request, no_reply, printable, writable
+from teachwise.teacher.engine import check_key
+from teachwise.teacher.prices import host_of
 
 GATEWAY = (408, 502, 504, 520, 524)
 """Statuses by which something in front of the model says that it did not hear the end of it."""
@@ -255,17 +255,15 @@ def read_completion(completion: Any, request: Request) -> Reply:
     """The reply in a completion, whose fields the SDK does not check; a server may send anything.
 
     Where the server says nothing of usage, or what cannot be, the cost is taken to be the bound of the request.
-    A reply that holds a choice, or for which tokens were written, was made and billed: where no text can be read in it,
-    its own is "", and it is kept raw.
+    A reply that holds a choice was made and billed: where no text can be read in it, its own is "", and it is kept raw.
 
     Raises:
         ValueError: it is no completion.
     """
     choices, usage = getattr(completion, "choices", None), getattr(completion, "usage", None)
-    is_made = bool(_tokens(usage, "completion_tokens")) or (isinstance(choices, list) and bool(choices))
-    if not isinstance(completion, ChatCompletion) or not is_made:
+    if not isinstance(completion, ChatCompletion) or not choices:
         raise NoCompletion(completion)
-    choice = choices[0] if isinstance(choices, list) and choices else None
+    choice = choices[0] if isinstance(choices, list) else None
     message = getattr(choice, "message", None)
     found = text_of(message.content) if message is not None and hasattr(message, "content") else None
     text, reasoning = writable(found or ""), writable(_reasoning(message))

@@ -16,8 +16,8 @@ from openai.types.chat import ChatCompletion
 from rich.markup import escape
 
 from teachwise.console import say
-from teachwise.engines.openai import GATEWAY, fields_of, is_filtered, read_completion
 from teachwise.request import Reply, Request, no_reply, printable
+from teachwise.teacher.openai import GATEWAY, fields_of, is_filtered, read_completion
 
 URL: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 MOST_LINES = 50_000

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
-from teachwise.prices import Price
 from teachwise.records import Example, Rationale, Verdict
 from teachwise.request import Reply, Request
 from teachwise.stats import wilson
 from teachwise.tasks import Task
+from teachwise.teacher.prices import Price
 
 REASONS: dict[Verdict, str] = {
     "correct": "it states the gold answer",

@@ -26,11 +26,11 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from teachwise.ledger_file import opened, told, writing
-from teachwise.ledger_schema import BY_MODEL, COLUMNS, HOLD, OVER, SPENT
-from teachwise.lifeline import Lifeline
-from teachwise.prices import Limits, Price, Spent
 from teachwise.request import NOT_TAKEN, RESULTS, Reply, Request, counted, no_reply
+from teachwise.teacher.ledger_file import opened, told, writing
+from teachwise.teacher.ledger_schema import BY_MODEL, COLUMNS, HOLD, OVER, SPENT
+from teachwise.teacher.lifeline import Lifeline
+from teachwise.teacher.prices import Limits, Price, Spent
 
 LEDGER = "ledger.sqlite"
 """Name of the ledger in a run folder."""

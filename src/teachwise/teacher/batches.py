@@ -25,16 +25,16 @@ from filelock import FileLock, Timeout
 from openai.types import Batch
 from rich.markup import escape
 
-from teachwise.batch_calls import ENDED, Provider, Refused, n_completed, pause
-from teachwise.batch_lines import in_files, read_line, reply_of, tell_faults
-from teachwise.batch_note import LOST, Note, read_note
-from teachwise.buying import ATTEMPTS, TRIES, Terms, spent_gate
 from teachwise.console import Bar, progress, say
-from teachwise.engines.openai import OpenAiTeacher
 from teachwise.errors import DataError, TeacherError
-from teachwise.ledger import Ledger, Reserved
 from teachwise.request import Reply, Request, no_reply
 from teachwise.run_folder import write_text
+from teachwise.teacher.batch_calls import ENDED, Provider, Refused, n_completed, pause
+from teachwise.teacher.batch_lines import in_files, read_line, reply_of, tell_faults
+from teachwise.teacher.batch_note import LOST, Note, read_note
+from teachwise.teacher.buying import ATTEMPTS, TRIES, Terms, spent_gate
+from teachwise.teacher.ledger import Ledger, Reserved
+from teachwise.teacher.openai import OpenAiTeacher
 
 POLL_SECONDS = 60.0
 """How often the provider is asked how far it is."""

@@ -23,15 +23,15 @@ from queue import Empty, SimpleQueue
 
 from teachwise.console import Bar, progress
 from teachwise.duration import took
-from teachwise.engines import TeacherEngine
 from teachwise.errors import GateError, TeacherError
-from teachwise.interrupt import patient_interrupt
-from teachwise.ledger import Ledger
-from teachwise.ledger_file import patiently
-from teachwise.meter import Meter, Told
-from teachwise.pace import Departure, Pace, pause_seconds
-from teachwise.prices import Limits, Price, dollars
 from teachwise.request import Reply, Request, as_counted, no_reply
+from teachwise.teacher.engine import TeacherEngine
+from teachwise.teacher.interrupt import patient_interrupt
+from teachwise.teacher.ledger import Ledger
+from teachwise.teacher.ledger_file import patiently
+from teachwise.teacher.meter import Meter, Told
+from teachwise.teacher.pace import Departure, Pace, pause_seconds
+from teachwise.teacher.prices import Limits, Price, dollars
 
 ATTEMPTS = 5
 """How often a request is asked that a stumbling server did not take."""
@@ -163,7 +163,10 @@ class _Buyer:
         try:
             yield
         except Exception as error:
-            self._failure = self._failure or error
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = self._failure or error  # the first one tells most
 
     def _may_send(self) -> bool:
         return not (self._stopped or self._failure or self._failed_in_a_row >= HOPELESS)
@@ -270,10 +273,10 @@ class _Buyer:
         try:
             return future.result()
         except TeacherError as error:
-            self._failure = self._failure or error
+            self._fail(error)
             return no_reply(f"TeacherError: {error.found}")
         except Exception as error:  # raised in the end, once all that is under way is in the ledger
-            self._failure = self._failure or error
+            self._fail(error)
             return no_reply(f"{type(error).__name__}: {error}", "unanswered")
 
     def _judged(self, request: Request, departure: Departure, reply: Reply) -> Reply:
@@ -324,7 +327,8 @@ class _Buyer:
         if reply.error is None:
             self.replies[request.key] = reply
             self._done += 1
-            self._usd += self._price_of(reply)
+            if price := self._terms.price:
+                self._usd += price.usd(reply.prompt_tokens, reply.completion_tokens, reply.cached_tokens)
             self._failed_in_a_row = self._failed_in_a_row + 1 if reply.raw else 0
             self._last_error = "a reply without a text that can be read; it is kept as `raw` in the ledger"
             self._turned_away_since, self._is_new = None, False
@@ -353,10 +357,6 @@ class _Buyer:
                 del self.replies[request.key]
                 pause = pause_seconds(self._tries[request.key])
                 heapq.heappush(self._later, (now + pause, next(self._order), request))
-
-    def _price_of(self, reply: Reply) -> float:
-        price = self._terms.price
-        return price.usd(reply.prompt_tokens, reply.completion_tokens, reply.cached_tokens) if price else 0.0
 
     def _show(self) -> None:
         now = time.monotonic()

@@ -9,14 +9,14 @@ import openai
 from openai.types import Batch
 from rich.markup import escape
 
-from teachwise.batch_lines import URL
-from teachwise.batch_note import LOST
-from teachwise.buying import ATTEMPTS, HOPELESS
 from teachwise.console import say
-from teachwise.engines.openai import OpenAiTeacher
 from teachwise.errors import TeacherError
-from teachwise.pace import pause_seconds
 from teachwise.request import Reply
+from teachwise.teacher.batch_lines import URL
+from teachwise.teacher.batch_note import LOST
+from teachwise.teacher.buying import ATTEMPTS, HOPELESS
+from teachwise.teacher.openai import OpenAiTeacher
+from teachwise.teacher.pace import pause_seconds
 
 Found = TypeVar("Found")
 

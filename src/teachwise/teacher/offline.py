@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from teachwise.batch_lines import in_files, read_line, reply_of, tell_faults
-from teachwise.buying import Terms, spent_gate
 from teachwise.errors import GateError
-from teachwise.ledger import Ledger
 from teachwise.request import Reply, Request
 from teachwise.run_folder import write_text
+from teachwise.teacher.batch_lines import in_files, read_line, reply_of, tell_faults
+from teachwise.teacher.buying import Terms, spent_gate
+from teachwise.teacher.ledger import Ledger
 
 
 def buy_from_files(
