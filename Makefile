@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 DONE   := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check static fmt docs bench bench-faults bench-replay toy clean
+.PHONY: help setup demo test check static fmt docs bench bench-faults bench-replay results-measures toy clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 $(DONE): pyproject.toml constraints.txt
 	@echo "making the environment in $(VENV) (about 2 GB; the first time takes a few minutes)"
@@ -49,6 +49,13 @@ bench-faults: $(DONE) ## kill -9 the buying client at 200 points while its serve
 
 bench-replay: $(DONE) ## a recorded teacher: nothing lost under faults, and the overhead of ledger and client per request
 	@$(BIN)/python bench/replay.py --json bench/results/replay.json
+
+results-measures: $(DONE) build/toy/half/model.safetensors ## every measure on the toy, for docs/results.md (minutes; the first time ten more)
+	@OMP_NUM_THREADS=1 nice $(BIN)/python bench/measures.py --proxy build/toy/half --json docs/results/measures.json
+	@$(BIN)/python docs/generate.py
+
+build/toy/half/model.safetensors: | $(DONE)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m teachwise.toy.pretrain --size half --out build/toy/half
 
 toy: $(DONE) ## pre-train the shipped student again, and one of half and one of double its size (45 minutes, one core)
 	@for size in student half double; do $(BIN)/python -m teachwise.toy.pretrain --size $$size --out build/toy/$$size; done

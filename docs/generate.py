@@ -23,6 +23,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
+from results_page import results_part
 
 from teachwise import evidence, lessons, plan, records
 from teachwise.measures import MEASURES, cost_in_words
@@ -240,6 +241,7 @@ PARTS: dict[str, Callable[..., str]] = {
     "record": record_part,
     "ledger": ledger_part,
     "measures": measures_part,
+    "results": results_part,
 }
 
 
