@@ -89,7 +89,8 @@ def test_a_teacher_that_is_not_there_is_told_with_the_reason(tmp_path, monkeypat
     assert code == 2
     assert_told(err, f"teach: the teacher at {NOBODY}/ does not answer", "Connection refused", "start the server")
     monkeypatch.setattr(socket, "getaddrinfo", refused)
-    code, _, err = teachwise("teach", write_recipe(tmp_path, url="http://nobody.invalid/v1"), "--out", tmp_path / "run")
+    elsewhere = write_recipe(tmp_path, url="http://nobody.invalid/v1")
+    code, _, err = teachwise("teach", elsewhere, "--out", tmp_path / "run", "--yes")
     assert code == 2
     assert_told(err, "teach: the teacher at http://nobody.invalid/v1/ does not answer", "Name or service not known")
 

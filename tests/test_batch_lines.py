@@ -58,7 +58,6 @@ def test_a_reply_is_found_wherever_it_stands(content):
         ({"response": {"status_code": 400, "body": {"error": {"message": "m"}}}, "error": None}, "rejected", "400: m"),
         ({"response": {"status_code": 503, "body": {"error": {"message": "m"}}}}, "unavailable", "503: m"),
         ({"response": {"status_code": 200, "body": {}}}, "unanswered", "no chat completion"),
-        ({"response": {"status_code": 200, "body": {"choices": 3}}}, "unanswered", "no chat completion"),
     ],
 )
 def test_a_failure_has_its_kind_and_its_words(content, fault, words):

@@ -239,4 +239,4 @@ def _write(logits: torch.Tensor, rows: Sequence[Row]) -> None:
 def _generation(engine: HfEngine, row: Row) -> Generation:
     is_ended = row.written[-1] in engine.chat.stop_ids
     kept = row.written[:-1] if is_ended else row.written
-    return Generation(engine.chat.decode(kept), len(row.written), not is_ended)
+    return Generation(engine.chat.decode(kept), len(row.written), not is_ended, tuple(row.written))

@@ -43,6 +43,7 @@ PATIENCE_SECONDS = 600.0
 """How long everything may go on being refused for coming too fast, and the longest wait that is sat out."""
 POLL_SECONDS = 0.5
 """How often the ledger is looked into for what another process has under way."""
+GATHER_SECONDS = 0.005
 SHOW_SECONDS = 0.2
 """How often the progress bar moves."""
 FIRST_FEW = 4
@@ -240,9 +241,9 @@ class _Buyer:
             found = [self._came.get(timeout=self._pause())]
         except Empty:
             return []
-        while not self._came.empty():
-            found.append(self._came.get_nowait())
-        return found
+        if len(self._flying) > 1:
+            time.sleep(GATHER_SECONDS)  # those that come with it share a write to the disk
+        return found + [self._came.get_nowait() for _ in range(self._came.qsize())]
 
     def _pause(self) -> float:
         """How long nothing can happen but that a reply comes."""
