@@ -6,6 +6,7 @@ import pytest
 
 from complaint import teachwise
 from teachwise.errors import DataError
+from teachwise.measures import published
 from teachwise.measures.published import join_published, read_published
 from teachwise.stats import roc_auc
 from teachwise.tasks.table import read_table, write_table
@@ -144,3 +145,10 @@ def test_the_published_table_of_the_paper_gives_its_figure(shared_data, tmp_path
     rows = read_table(str(tmp_path / "joined.parquet"))
     assert len(rows) == 12_030
     assert roc_auc([row["answer_entropy"] for row in rows], [not row["correct"] for row in rows]).value == found["auc"]
+
+
+@pytest.mark.parametrize("index", [None, "", float("nan"), -1, 9])
+def test_a_chain_whose_answer_was_not_found_has_no_answer_entropy(index):
+    row = {"m_entropies": [9.0, 1.0], "m_ans_token_index": index, "m_ans_correct": False}
+    (found,) = published._chain([row], list(row))
+    assert (found["chain_answer"], found["chain_max"]) == (None, 9.0)

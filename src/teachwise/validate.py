@@ -79,8 +79,8 @@ def verdict(summary: Mapping[str, Any], min_auc: float) -> str:
 FOLLOWS = {
     "PASS": "what is routed by it goes to questions that the student gets wrong more often",
     "WEAK": "it may be routed by, but it is not settled that it reaches the limit: look at the random control",
-    "FAIL": "it is below the limit: bands by it hardly choose better than by lot, so do not route by it",
-    "NO SEPARATION": "it is not told apart from guessing: bands by it are drawn by lot, so do not route by it",
+    "FAIL": "it is below the limit: bands by it choose hardly better than by lot, or worse, so do not route by it",
+    "NO SEPARATION": "it is not told apart from guessing: bands by it may as well be drawn by lot",
 }
 """What a verdict on a measure means for routing."""
 

@@ -145,7 +145,8 @@ def chain_sequence(known: Known) -> list[float]:
 def chain_sentence_mean(known: Known) -> list[float]:
     """Mean of the sentences' mean entropies, so that a short one counts as much as a long one.
 
-    A sentence ends at a line break, and at . ; ! ? or an ellipsis with a blank after it.
+    A sentence ends at a line break, and at . ; ! ? or an ellipsis with a blank after it; the published windows end at a
+    line break, a semicolon and an ellipsis alone.
 
     Source:
         arXiv 2506.21220, sentence windows, mean of means.

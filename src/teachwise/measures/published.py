@@ -116,10 +116,11 @@ def _chain(rows: Sequence[Cells], names: Sequence[str]) -> list[Cells] | None:
 
 
 def _chain_cells(row: Mapping[str, Any], model: str) -> Cells:
-    """Where no answer token was found its index is -1: the answer is wrong and has no entropy, the chain has."""
+    """Where no answer token was found its index is -1 or missing: the answer has no entropy, the chain has."""
     stored = row[f"{model}entropies"]
     entropies = json.loads(stored) if isinstance(stored, str) and stored else list(stored or ())
-    at = int(_number(row[f"{model}ans_token_index"]) or 0)
+    index = _number(row[f"{model}ans_token_index"])
+    at = -1 if index is None else int(index)
     correct = _truth(row[f"{model}ans_correct"])
     return {
         "correct": correct,

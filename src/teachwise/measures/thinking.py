@@ -24,9 +24,10 @@ def thinking_length(known: Known) -> list[int]:
 
 
 def thinking_entropy(known: Known) -> list[float]:
-    """Mean entropy of the tokens of the student's thinking, so neither of its answer nor of what surrounds that.
+    """Mean entropy of the tokens of the student's thinking, its answer's token left out.
 
-    It has no value where the student answers without a thought.
+    Where the student marks no end of its thoughts, the words that lead up to its answer count too. It has no value
+    where the student answers without a thought.
 
     Source:
         arXiv 2506.21220, what is recorded of reasoning models.
