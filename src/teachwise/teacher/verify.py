@@ -8,7 +8,6 @@ from typing import Any
 
 from teachwise.records import Example, Rationale, Verdict
 from teachwise.request import Reply, Request
-from teachwise.stats import wilson
 from teachwise.tasks import Task
 from teachwise.teacher.prices import Price
 
@@ -234,6 +233,8 @@ def teacher_verdict(bands: Mapping[str, Mapping[str, Any]], min_usable: float) -
     n = row["n"] - row["unpaid"] if row else 0
     if not row or not n:
         return {"verdict": "NOT ASKED", "min_usable": min_usable}
+    from teachwise.stats import wilson  # not above: scipy is slow to load, and every recipe is read with `Keep`
+
     share = wilson(row["correct"], n)
     enough = "NOT JUDGED" if row["gold_shown"] else "PASS"
     return {
