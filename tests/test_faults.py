@@ -45,7 +45,7 @@ def play(tmp_path, *arguments):
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+            process.wait()
     return said, process.returncode
 
 
